@@ -1,0 +1,93 @@
+"""The `.pt` file of a torch artifact: spec and weights as plain data, never a pickled module."""
+
+from __future__ import annotations
+
+import pickle
+import zipfile
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from .errors import InputFileError
+from .storage import write_atomically
+
+__all__ = ["FORMAT", "Checkpoint", "read_checkpoint", "read_plain", "write_checkpoint"]
+
+FORMAT = "aigc-compress/checkpoint/1"
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A model as spec and weights.
+
+    Attributes:
+        model: name of the kind of model, a key of the models' table.
+        config: keyword values of the kind's config, plain JSON types.
+        state_dict: the module's tensors by name.
+        task: name of the task that the model was made for, or None.
+        history: one plain dict per step that made the model, oldest first.
+        companions: models that belong to it (a GAN's discriminator), each with the keys
+            `model`, `config` and `state_dict`.
+    """
+
+    model: str
+    config: Mapping[str, Any]
+    state_dict: Mapping[str, Any]
+    task: str | None = None
+    history: tuple[Mapping[str, Any], ...] = ()
+    companions: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+
+
+def write_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
+    """Write the file whole or not at all; raises OutputError."""
+    import torch
+
+    document = {
+        "format": FORMAT,
+        "model": checkpoint.model,
+        "config": dict(checkpoint.config),
+        "state_dict": dict(checkpoint.state_dict),
+        "task": checkpoint.task,
+        "history": [dict(step) for step in checkpoint.history],
+        "companions": {name: dict(value) for name, value in checkpoint.companions.items()},
+    }
+    write_atomically(path, lambda temporary: torch.save(document, temporary))
+
+
+def read_checkpoint(path: Path) -> Checkpoint:
+    """Read a checkpoint without running any code in it.
+
+    Raises:
+        InputFileError: the file is missing, damaged, hostile or not a checkpoint of ours.
+    """
+    document = read_plain(path)
+    if not isinstance(document, dict) or document.get("format") != FORMAT:
+        raise InputFileError(
+            f"{path} is a torch file but not a checkpoint of aigc-compress ({FORMAT!r} expected in"
+            " its 'format'). Export your model to ONNX and pass the .onnx file."
+        )
+    fields = {key: value for key, value in document.items() if key != "format"}
+    try:
+        return Checkpoint(**{**fields, "history": tuple(fields.get("history", ()))})
+    except TypeError as error:
+        raise InputFileError(f"{path} lacks a part of the checkpoint format: {error}") from error
+
+
+def read_plain(path: Path) -> Any:
+    """Read the plain data of any torch file with `weights_only=True`; raises InputFileError."""
+    import torch
+
+    if not path.is_file():
+        raise InputFileError(f"There is no file {path}.")
+    if not zipfile.is_zipfile(path):
+        raise InputFileError(f"{path} is not a torch file: it is empty, cut off or something else.")
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        raise InputFileError(
+            f"{path} is refused: it holds more than tensors and plain data, and reading it could"
+            " run foreign code. Nothing in it was run."
+        ) from error
+    except (RuntimeError, OSError, EOFError, KeyError, ValueError) as error:
+        raise InputFileError(f"{path} is damaged: {error}") from error

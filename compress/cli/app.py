@@ -1,0 +1,60 @@
+"""The Typer application, its exit codes, and the one place where errors become messages."""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+import traceback
+from typing import Annotated
+
+import typer
+
+from aigc_compress import __version__
+from aigc_compress.console import say
+from aigc_compress.errors import AigcCompressError, NotOnThisMachineError
+
+from . import train
+
+__all__ = ["app", "main"]
+
+HELP = """Make small generative and perception models smaller and faster, with evidence.
+
+Exit codes: 0 good, 1 the work failed, 2 used wrongly, 3 not on this machine, 130 interrupted.
+"""
+
+app = typer.Typer(help=HELP, no_args_is_help=True, pretty_exceptions_enable=False)
+app.command("train")(train.train)
+
+
+@app.callback()
+def _options(
+    version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False,
+    debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks and logs.")] = False,
+) -> None:
+    if version:
+        print(__version__)
+        raise typer.Exit
+    logging.basicConfig(level=logging.DEBUG if debug else logging.ERROR)
+    if debug:
+        os.environ["AIGC_COMPRESS_DEBUG"] = "1"
+
+
+def main() -> None:
+    """Run the command line and leave with the documented exit code."""
+    try:
+        app()
+    except AigcCompressError as error:
+        _leave(error, str(error), error.exit_code)
+    except ModuleNotFoundError as error:
+        hint = f"{error.name} is not installed: pip install 'aigc-compress[compress]'"
+        _leave(error, hint, NotOnThisMachineError.exit_code)
+    except KeyboardInterrupt as error:
+        _leave(error, "Interrupted; no file was left half-written.", 130)
+
+
+def _leave(error: BaseException, message: str, code: int) -> None:
+    if os.environ.get("AIGC_COMPRESS_DEBUG"):
+        traceback.print_exception(error)
+    say(f"Error: {message}" if code != 130 else message)
+    sys.exit(code)

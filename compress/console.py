@@ -1,0 +1,62 @@
+"""The only place that knows a screen: results on stdout, talk and progress on stderr."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+from rich.table import Table
+
+from .task import OnStep
+
+__all__ = ["progress", "say", "show", "show_json", "show_table", "talk"]
+
+talk = Console(stderr=True, highlight=False)
+show = Console(highlight=False, soft_wrap=True)
+
+
+def say(message: str) -> None:
+    """Tell something beside the result, on stderr."""
+    talk.print(message, markup=False, soft_wrap=True)
+
+
+def show_json(document: Mapping[str, Any]) -> None:
+    """Print one JSON document on stdout."""
+    print(json.dumps(document, indent=2, allow_nan=False))
+
+
+def show_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    """Print a table on stdout; columns whose cells look like numbers stand to the right."""
+    table = Table(title=title, title_justify="left", title_style="bold")
+    for index, column in enumerate(columns):
+        numeric = all(row[index][:1].isdigit() or row[index][:1] in "-+–" for row in rows)
+        table.add_column(column, justify="right" if numeric and rows else "left", overflow="fold")
+    for row in rows:
+        table.add_row(*row)
+    show.print(table, soft_wrap=False)
+
+
+@contextmanager
+def progress(description: str) -> Iterator[OnStep]:
+    """Show a bar with time left on stderr; nothing where stderr is no terminal."""
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=talk, disable=not talk.is_terminal, transient=True) as bar:
+        task = bar.add_task(description, total=None)
+        yield lambda done, total: bar.update(task, completed=done, total=total or None)

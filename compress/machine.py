@@ -1,0 +1,95 @@
+"""What this machine is: processor, instruction sets, threads, versions."""
+
+from __future__ import annotations
+
+import functools
+import importlib.metadata
+import os
+import platform
+from collections.abc import Mapping
+from typing import Any
+
+__all__ = ["cpu_flags", "cpu_name", "describe_machine", "has_fast_bf16", "has_vnni", "versions"]
+
+PACKAGES = (
+    "aigc-compress",
+    "numpy",
+    "onnxruntime",
+    "onnx",
+    "onnxscript",
+    "torch",
+    "openvino",
+    "tensorrt",
+    "tensorrt-rtx",
+    "neural-compressor",
+)
+# Names of the flags as Linux and macOS print them.
+NOTED_FLAGS = (
+    "avx2",
+    "avx_vnni",
+    "avx512f",
+    "avx512_vnni",
+    "avx512_bf16",
+    "amx_int8",
+    "amx_bf16",
+    "asimddp",
+    "i8mm",
+    "sve",
+)
+
+
+@functools.cache
+def cpu_info() -> Mapping[str, Any]:
+    """Return py-cpuinfo's description of the processor (it takes about a second)."""
+    import cpuinfo
+
+    return dict(cpuinfo.get_cpu_info())
+
+
+def cpu_flags() -> frozenset[str]:
+    """Return the instruction-set flags of the processor, in lower case."""
+    return frozenset(str(flag).lower() for flag in cpu_info().get("flags", ()))
+
+
+def cpu_name() -> str:
+    """Return the processor's brand name."""
+    return str(cpu_info().get("brand_raw", platform.processor() or platform.machine()))
+
+
+def has_vnni() -> bool:
+    """Whether u8 x s8 products are summed in int32 without saturating in int16."""
+    names = {"avx_vnni", "avx512_vnni", "avx512vnni", "amx_int8", "asimddp", "dotprod"}
+    return bool(cpu_flags() & names) or platform.machine().lower() in {"arm64", "aarch64"}
+
+
+def has_fast_bf16() -> bool:
+    """Whether the processor multiplies bfloat16 in hardware."""
+    return bool(cpu_flags() & {"avx512_bf16", "amx_bf16"})
+
+
+def versions() -> dict[str, str | None]:
+    """Return the installed version of every package that matters, None where it is missing."""
+    return {name: _version(name) for name in PACKAGES}
+
+
+def describe_machine() -> dict[str, Any]:
+    """Return the processor, noted flags, cores, memory (bytes), system and versions."""
+    import psutil
+
+    return {
+        "cpu": cpu_name(),
+        "architecture": platform.machine(),
+        "flags": [flag for flag in NOTED_FLAGS if flag in cpu_flags()],
+        "cores": os.cpu_count(),
+        "memory_bytes": psutil.virtual_memory().total,
+        "system": platform.platform(),
+        "python": platform.python_version(),
+        "versions": versions(),
+    }
+
+
+def _version(name: str) -> str | None:
+    try:
+        return importlib.metadata.version(name)
+    except importlib.metadata.PackageNotFoundError:
+        return None

@@ -1,0 +1,73 @@
+"""Write files so that they appear whole or not at all."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+
+from .errors import OutputError
+
+__all__ = ["digest_file", "require_writable", "write_atomically", "write_bytes"]
+
+
+def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
+    """Let `write` fill a temporary neighbour of `path`, sync it, then rename it into place.
+
+    Raises:
+        OutputError: the folder is missing or not writable, or the disk is full. Whatever stood
+            at `path` before is still there.
+    """
+    temporary: Path | None = None
+    try:
+        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part")
+        os.close(handle)
+        temporary = Path(name)
+        write(temporary)
+        _sync(temporary)
+        temporary.chmod(0o666 & ~_umask())
+        temporary.replace(path)
+    except OSError as error:
+        raise OutputError(f"Cannot write {path}: {error.strerror or error}.") from error
+    finally:
+        if temporary is not None:
+            with contextlib.suppress(OSError):
+                temporary.unlink(missing_ok=True)
+
+
+def write_bytes(path: Path, content: bytes) -> None:
+    """Write `content` to `path`, whole or not at all; raises OutputError like write_atomically."""
+    write_atomically(path, lambda temporary: temporary.write_bytes(content))
+
+
+def require_writable(path: Path) -> None:
+    """Raise OutputError now if a file at `path` could not be written later, after long work."""
+    if path.is_dir():
+        raise OutputError(f"Cannot write {path}: it is a folder. Name a file in it.")
+    if not path.parent.is_dir():
+        raise OutputError(f"Cannot write {path}: there is no folder {path.parent}. Create it.")
+    try:
+        with tempfile.TemporaryFile(dir=path.parent):
+            pass
+    except OSError as error:
+        raise OutputError(f"Cannot write {path}: {error.strerror or error}.") from error
+
+
+def digest_file(path: Path) -> str:
+    """Return the SHA-256 of a file as 64 hexadecimal digits."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _sync(path: Path) -> None:
+    with path.open("rb") as file:
+        os.fsync(file.fileno())
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask

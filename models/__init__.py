@@ -1,0 +1,1 @@
+"""The reference models: definitions, data, tasks, training and trained weights."""

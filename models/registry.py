@@ -1,0 +1,59 @@
+"""The table of model kinds: how a checkpoint's name and config become a module again."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from pydantic import BaseModel, ValidationError
+from torch import nn
+
+from aigc_compress.errors import InputFileError, unknown_name
+
+from .cnn import CnnConfig, ResidualNetwork
+from .gan import Discriminator, DiscriminatorConfig, GanConfig, Generator
+from .rnn import CharacterModel, RnnConfig
+
+__all__ = ["KINDS", "REFERENCES", "Kind", "build_module", "weights_path"]
+
+
+class Kind(NamedTuple):
+    """One kind of model: its config class and the module built from such a config."""
+
+    config: type[BaseModel]
+    module: Callable[[Any], nn.Module]
+
+
+KINDS: Mapping[str, Kind] = {
+    "cnn": Kind(CnnConfig, ResidualNetwork),
+    "gan": Kind(GanConfig, Generator),
+    "gan-discriminator": Kind(DiscriminatorConfig, Discriminator),
+    "rnn": Kind(RnnConfig, CharacterModel),
+}
+REFERENCES = ("gan", "cnn", "rnn")
+
+
+def build_module(name: str, config: Mapping[str, Any], state: Mapping[str, Any]) -> nn.Module:
+    """Build the module of kind `name` from its config, load its weights, switch to evaluation.
+
+    Raises:
+        UsageError: there is no such kind.
+        InputFileError: the config or the weights do not fit the kind.
+    """
+    kind = KINDS.get(name)
+    if kind is None:
+        raise unknown_name("model", name, KINDS)
+    try:
+        module = kind.module(kind.config.model_validate(config))
+        module.load_state_dict(dict(state))
+    except (ValidationError, RuntimeError, TypeError) as error:
+        raise InputFileError(f"The file does not hold a {name} model: {error}") from error
+    return module.eval()
+
+
+def weights_path(name: str) -> Path:
+    """Return the path of a shipped reference's checkpoint."""
+    if name not in REFERENCES:
+        raise unknown_name("reference model", name, REFERENCES)
+    return Path(__file__).parent / "weights" / f"{name}.pt"

@@ -1,0 +1,65 @@
+"""Classify pictures of clothes: top-1 accuracy on Fashion-MNIST."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from aigc_compress.models import data
+from aigc_compress.task import Feeds, OnStep, Quality, Runner, Split, batches
+
+__all__ = ["ClassifyClothes"]
+
+BATCH = 100
+
+
+class ClassifyClothes:
+    """Image float32 (N, 1, 28, 28) in [-1, 1] -> logits (N, 10)."""
+
+    name = "cnn"
+    default_samples = 10_000
+
+    def __init__(self, config: Mapping[str, Any]) -> None:
+        self.config = config
+
+    def feeds(self, batch: int, *, seed: int, length: int = 1) -> dict[str, NDArray[Any]]:
+        """Return `batch` calibration images drawn with `seed`."""
+        pixels = data.calibration_images().pixels
+        picks = np.random.default_rng(seed).integers(len(pixels), size=batch)
+        return {"image": data.to_unit_range(pixels[picks])}
+
+    def dynamic_axes(self) -> Mapping[str, Mapping[int, str]]:
+        """Return the batch axis."""
+        return {"image": {0: "batch"}}
+
+    def calibration(self, count: int, *, seed: int) -> Iterator[Feeds]:
+        """Yield up to 1,000 training images in batches, in an order drawn with `seed`."""
+        pixels = data.calibration_images().pixels
+        order = np.random.default_rng(seed).permutation(len(pixels))[:count]
+        for part in batches(len(order), BATCH):
+            yield {"image": data.to_unit_range(pixels[order[part]])}
+
+    def evaluate(
+        self,
+        runner: Runner,
+        *,
+        split: Split,
+        samples: int | None = None,
+        seed: int = 0,
+        on_step: OnStep | None = None,
+    ) -> Quality:
+        """Measure top-1 accuracy in percent on the first `samples` images of the split."""
+        pixels, labels = data.images(split)
+        count = min(samples or self.default_samples, len(labels))
+        right = 0
+        for part in batches(count, BATCH):
+            logits = runner.run({"image": data.to_unit_range(pixels[part])})["logits"]
+            right += int((logits.argmax(1) == labels[part]).sum())
+            if on_step:
+                on_step(part.stop, count)
+        accuracy = right / count
+        spread = 100 * float(np.sqrt(accuracy * (1 - accuracy) / count))  # binomial
+        return Quality("top-1 %", 100 * accuracy, True, count, split, spread)

@@ -1,0 +1,133 @@
+"""What every reference's training shares: its configuration and the parts the loop drives."""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, ClassVar, Literal
+
+import torch
+from pydantic import BaseModel, ConfigDict, Field
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from aigc_compress.checkpoint import Checkpoint
+from aigc_compress.machine import has_fast_bf16
+from aigc_compress.task import Quality
+
+__all__ = ["Trainer", "TrainingConfig", "average_into", "epoch_order", "one_cycle", "seeded"]
+
+Precision = Literal["auto", "fp32", "bf16"]
+
+
+class TrainingConfig(BaseModel):
+    """Settings that every training has."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    steps: int = Field(1000, ge=1, description="optimizer steps")
+    batch_size: int = Field(64, ge=2, description="samples of a step")
+    seed: int = Field(0, ge=0, lt=2**31, description="seed of weights, data order and noise")
+    precision: Precision = Field("auto", description="auto: bf16 where the device is fast at it")
+    ema_decay: float = Field(0.999, ge=0, lt=1, description="decay of the averaged weights")
+    validate_every: int = Field(1000, ge=1, description="steps between validations")
+    validation_samples: int = Field(2000, ge=100, description="samples of each validation")
+
+
+class Trainer(ABC):
+    """One reference's training: it owns modules, optimizers and data; the loop owns the steps.
+
+    All randomness of step i comes from (seed, i), so a resumed run repeats the same numbers.
+    """
+
+    name: ClassVar[str]
+
+    def __init__(self, config: TrainingConfig, *, device: torch.device) -> None:
+        self.config = config
+        self.device = device
+        self.modules: dict[str, nn.Module] = {}
+        self.optimizers: dict[str, Optimizer] = {}
+
+    @abstractmethod
+    def step(self, index: int) -> Mapping[str, Tensor]:
+        """Make one optimizer step and return its losses by name, scalars."""
+
+    @abstractmethod
+    def evaluate(self, split: Literal["validation", "test"], samples: int | None) -> Quality:
+        """Measure the averaged model's quality on a split."""
+
+    @abstractmethod
+    def preview(self, stem: Path) -> Path:
+        """Write a sample (a picture or a text) to `stem` plus a suffix and return its path."""
+
+    @abstractmethod
+    def checkpoint(self) -> Checkpoint:
+        """Return the finished model."""
+
+    def state(self) -> dict[str, Any]:
+        """Return everything that a resumed run needs, as plain data and tensors."""
+        return {
+            "modules": {name: module.state_dict() for name, module in self.modules.items()},
+            "optimizers": {name: each.state_dict() for name, each in self.optimizers.items()},
+        }
+
+    def load_state(self, state: Mapping[str, Any]) -> None:
+        """Take back what `state` returned."""
+        for name, module in self.modules.items():
+            module.load_state_dict(state["modules"][name])
+        for name, optimizer in self.optimizers.items():
+            optimizer.load_state_dict(state["optimizers"][name])
+
+    @contextmanager
+    def mixed_precision(self) -> Iterator[None]:
+        """Run the forward pass in bfloat16 where the configuration and the device say so."""
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.uses_bf16):
+            yield
+
+    @property
+    def uses_bf16(self) -> bool:
+        """Whether forward passes run in bfloat16."""
+        if self.config.precision != "auto":
+            return self.config.precision == "bf16"
+        return self.device.type == "cuda" or has_fast_bf16()
+
+
+@contextmanager
+def seeded(seed: int, index: int) -> Iterator[None]:
+    """Seed torch from (seed, index) inside, and give the caller's random state back after."""
+    with torch.random.fork_rng():
+        torch.manual_seed(seed * 2**32 + index)
+        yield
+
+
+def epoch_order(count: int, *, seed: int, epoch: int) -> Tensor:
+    """Return the order of `count` samples in an epoch, int64 (count,), from (seed, epoch)."""
+    generator = torch.Generator().manual_seed(seed * 2**32 + 2**31 + epoch)
+    return torch.randperm(count, generator=generator)
+
+
+def one_cycle(index: int, steps: int, *, warm_up: float) -> float:
+    """Return the learning-rate factor: linear up over `warm_up` of the steps, then a cosine to 0."""
+    progress = (index + 1) / steps
+    if progress < warm_up:
+        return progress / warm_up
+    return 0.5 * (1 + math.cos(math.pi * (progress - warm_up) / (1 - warm_up)))
+
+
+@torch.no_grad()
+def average_into(average: nn.Module, module: nn.Module, *, decay: float, index: int) -> None:
+    """Move an exponential moving average of weights and buffers one step on.
+
+    The decay starts low, min(decay, (1 + index) / (10 + index)), so that early weights fade soon.
+    """
+    keep = min(decay, (1 + index) / (10 + index))
+    for mean, value in zip(
+        average.state_dict().values(), module.state_dict().values(), strict=True
+    ):
+        if mean.is_floating_point():
+            mean.lerp_(value, 1 - keep)
+        else:
+            mean.copy_(value)

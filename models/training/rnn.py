@@ -1,0 +1,134 @@
+"""Train the reference RNN: next-character cross entropy, truncated back-propagation with kept state."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from pydantic import BaseModel, ConfigDict, Field
+from torch import Tensor
+from torch.nn import functional as F  # noqa: N812 - the field's own name
+
+from aigc_compress.checkpoint import Checkpoint
+from aigc_compress.engines.torch import TorchRunner
+from aigc_compress.models import data
+from aigc_compress.models.rnn import CharacterModel, RnnConfig
+from aigc_compress.models.tasks import make_task
+from aigc_compress.models.tasks.rnn import WriteText
+from aigc_compress.models.text import Writer
+from aigc_compress.storage import write_bytes
+from aigc_compress.task import Quality
+
+from .base import Trainer, TrainingConfig, average_into, one_cycle, seeded
+
+__all__ = ["RnnShape", "RnnTrainer", "RnnTraining"]
+
+
+class RnnShape(BaseModel):
+    """The network's shape; its alphabet comes from the text."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    cell: Literal["lstm", "gru"] = Field("lstm", description="kind of recurrent cell")
+    layers: int = Field(2, ge=1, description="number of recurrent layers")
+    hidden: int = Field(512, ge=1, description="units of a layer")
+    embedding: int = Field(128, ge=1, description="length of a character's embedding")
+
+
+class RnnTraining(TrainingConfig):
+    """Settings of the RNN's training."""
+
+    model: RnnShape = RnnShape()
+    steps: int = Field(2280, ge=1, description="optimizer steps; 456 read every character once")
+    batch_size: int = Field(64, ge=2, description="streams of text that a step reads")
+    window: int = Field(128, ge=2, description="characters of each stream in a step")
+    learning_rate: float = Field(4e-3, gt=0, description="peak of the one-cycle schedule (Adam)")
+    clip: float = Field(1.0, gt=0, description="largest norm of the gradient")
+    ema_decay: float = Field(0.99, ge=0, lt=1, description="decay of the averaged weights")
+    validate_every: int = Field(456, ge=1, description="steps between validations")
+    validation_samples: int = Field(50_000, ge=100, description="characters of each validation")
+
+
+class RnnTrainer(Trainer):
+    """Next-character prediction on the King James text."""
+
+    name = "rnn"
+    config: RnnTraining
+
+    def __init__(self, config: RnnTraining, *, device: torch.device) -> None:
+        super().__init__(config, device=device)
+        alphabet = "".join(sorted(set(data.embedded_text())))
+        self.shape = RnnConfig(alphabet=alphabet, **config.model.model_dump())
+        task = make_task("rnn", self.shape.model_dump())
+        assert isinstance(task, WriteText)
+        self.task = task
+        self.tokens = torch.from_numpy(self.task.encode(data.text("train")))
+        with seeded(config.seed, 0):
+            self.network = CharacterModel(self.shape).to(device)
+        self.average = copy.deepcopy(self.network).requires_grad_(False).eval()
+        self.hidden = self.network.initial_state(config.batch_size)
+        self.modules = {"network": self.network, "average": self.average}
+        self.optimizer = torch.optim.Adam(self.network.parameters(), lr=config.learning_rate)
+        self.optimizers = {"network": self.optimizer}
+
+    def step(self, index: int) -> Mapping[str, Tensor]:
+        """Read the next window of every stream; the state of the last window is kept."""
+        config = self.config
+        window, is_first = self._window(index)
+        if is_first:
+            self.hidden = self.network.initial_state(config.batch_size)
+        factor = one_cycle(index, config.steps, warm_up=0.1)
+        self.optimizer.param_groups[0]["lr"] = config.learning_rate * factor
+        with self.mixed_precision():
+            logits, *state = self.network(window[:, :-1], *self.hidden)
+        self.hidden = tuple(each.detach().float() for each in state)
+        loss = F.cross_entropy(logits.float().flatten(0, 1), window[:, 1:].flatten())
+        self.optimizer.zero_grad()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(self.network.parameters(), config.clip)
+        self.optimizer.step()
+        average_into(self.average, self.network, decay=config.ema_decay, index=index)
+        return {"bits_per_character": loss.detach() / torch.log(torch.tensor(2.0))}
+
+    def evaluate(self, split: Literal["validation", "test"], samples: int | None) -> Quality:
+        """Measure the averaged network's bits per character."""
+        return self.task.evaluate(TorchRunner(self.average), split=split, samples=samples)
+
+    def preview(self, stem: Path) -> Path:
+        """Write a text of 400 characters."""
+        writer = Writer(TorchRunner(self.average), self.task)
+        text = "".join(writer.write("In the beginning", 400, temperature=0.7, seed=0))
+        path = stem.with_suffix(".txt")
+        write_bytes(path, ("In the beginning" + text + "\n").encode())
+        return path
+
+    def checkpoint(self) -> Checkpoint:
+        """Return the averaged network."""
+        state = {name: value.cpu() for name, value in self.average.state_dict().items()}
+        return Checkpoint("rnn", self.shape.model_dump(mode="json"), state, task="rnn")
+
+    def state(self) -> dict[str, Any]:
+        """Add the recurrent state to what every trainer keeps."""
+        return {**super().state(), "hidden": self.hidden}
+
+    def load_state(self, state: Mapping[str, Any]) -> None:
+        """Take back what `state` returned."""
+        super().load_state(state)
+        self.hidden = tuple(each.to(self.device) for each in state["hidden"])
+
+    def _window(self, index: int) -> tuple[Tensor, bool]:
+        """Return tokens (streams, window + 1), and whether they begin an epoch.
+
+        Every epoch cuts the streams at another offset, so windows differ between epochs.
+        """
+        size, width = self.config.batch_size, self.config.window
+        length = len(self.tokens) // size
+        per_epoch = (length - 1) // width - 1
+        epoch, position = divmod(index, per_epoch)
+        offset = (epoch * 37) % width + position * width
+        columns = torch.arange(offset, offset + width + 1)
+        rows = torch.arange(size)[:, None] * length
+        return self.tokens[rows + columns].to(self.device), position == 0

@@ -1,0 +1,149 @@
+"""From a configuration to a finished checkpoint and its card."""
+
+from __future__ import annotations
+
+import json
+import platform
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+import yaml
+from pydantic import ValidationError
+
+from aigc_compress.checkpoint import write_checkpoint
+from aigc_compress.errors import InputFileError, NotOnThisMachineError, UsageError, unknown_name
+from aigc_compress.machine import cpu_name
+from aigc_compress.models import data
+from aigc_compress.storage import digest_file, write_bytes
+
+from .base import Trainer, TrainingConfig
+from .cnn import CnnTrainer, CnnTraining
+from .gan import GanTrainer, GanTraining
+from .loop import Progress, RunOptions, run_training
+from .rnn import RnnTrainer, RnnTraining
+
+__all__ = ["TRAININGS", "load_training_config", "train_reference"]
+
+
+class Training(NamedTuple):
+    """One trainable reference: its settings, its trainer, and whether it needs the images."""
+
+    config: type[TrainingConfig]
+    trainer: Callable[..., Trainer]
+    needs_images: bool
+
+
+TRAININGS: Mapping[str, Training] = {
+    "cnn": Training(CnnTraining, CnnTrainer, True),
+    "gan": Training(GanTraining, GanTrainer, True),
+    "rnn": Training(RnnTraining, RnnTrainer, False),
+}
+
+
+def load_training_config(
+    name: str, file: Path | None = None, overrides: Mapping[str, Any] | None = None
+) -> TrainingConfig:
+    """Build the settings of a training from defaults, a YAML file and `key.path` overrides.
+
+    Raises:
+        UsageError: an unknown name or key, or a value out of range; all faults are listed.
+        InputFileError: the file is missing or is no YAML mapping.
+    """
+    if name not in TRAININGS:
+        raise unknown_name("reference model", name, TRAININGS)
+    values: dict[str, Any] = {} if file is None else _read_yaml(file)
+    for key, value in (overrides or {}).items():
+        _set_path(values, key.split("."), value)
+    try:
+        return TRAININGS[name].config.model_validate(values)
+    except ValidationError as error:
+        faults = [
+            f"{'.'.join(str(part) for part in fault['loc']) or 'settings'}: {fault['msg']}"
+            for fault in error.errors()
+        ]
+        known = ", ".join(TRAININGS[name].config.model_fields)
+        raise UsageError(f"{'; '.join(faults)}. Known settings: {known}.") from error
+
+
+def train_reference(
+    name: str,
+    config: TrainingConfig,
+    options: RunOptions,
+    *,
+    device: str = "auto",
+    images: Path | None = None,
+    command: str = "",
+    on_progress: Callable[[Progress], None],
+    on_download: Callable[[int, int], None] | None = None,
+) -> Path:
+    """Train a reference to its end; write `NAME.pt` and the card `NAME.json`; return the former.
+
+    Raises:
+        NotOnThisMachineError: the device or the training images are not here.
+        StoppedError: interrupted; the next call with the same folder goes on.
+    """
+    training = TRAININGS[name]
+    chosen = _choose_device(device)
+    extra = {}
+    if training.needs_images:
+        extra["images"] = data.training_images(data.find_training_images(images, on_download))
+    trainer = training.trainer(config, device=chosen, **extra)
+    seconds = run_training(trainer, options, on_progress=on_progress)
+    quality = trainer.evaluate("test", None)
+    card = {
+        "model": name,
+        "data": "King James text" if name == "rnn" else "Fashion-MNIST",
+        "split": "trained on train, chosen on validation, measured once on test",
+        "config": config.model_dump(mode="json"),
+        "precision": "bf16 autocast" if trainer.uses_bf16 else "fp32",
+        "device": torch.cuda.get_device_name() if chosen.type == "cuda" else cpu_name(),
+        "threads": torch.get_num_threads(),
+        "torch": str(torch.__version__),
+        "python": platform.python_version(),
+        "seconds": round(seconds),
+        "finished": datetime.now(UTC).strftime("%Y-%m-%d"),
+        "command": command,
+        "test": asdict(quality),
+    }
+    step = {"name": "train", "config": card["config"], "seed": config.seed}
+    path = options.folder / f"{name}.pt"
+    write_checkpoint(path, replace(trainer.checkpoint(), history=(step,)))
+    card["sha256"] = digest_file(path)
+    write_bytes(path.with_suffix(".json"), (json.dumps(card, indent=2) + "\n").encode())
+    return path
+
+
+def _choose_device(name: str) -> torch.device:
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError as error:
+        raise UsageError(f"{name!r} is no device. Use auto, cpu or cuda.") from error
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise NotOnThisMachineError("There is no CUDA device here. Use --device cpu.")
+    return device
+
+
+def _read_yaml(path: Path) -> dict[str, Any]:
+    try:
+        values = yaml.safe_load(path.read_text())
+    except OSError as error:
+        raise InputFileError(f"Cannot read {path}: {error.strerror}.") from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise InputFileError(f"{path} is not YAML: {error}") from error
+    if not isinstance(values, dict):
+        raise InputFileError(f"{path} must hold a mapping of settings, like `steps: 100`.")
+    return values
+
+
+def _set_path(values: dict[str, Any], keys: list[str], value: Any) -> None:
+    for key in keys[:-1]:
+        values = values.setdefault(key, {})
+        if not isinstance(values, dict):
+            raise UsageError(f"{key} is a single value; it has no setting {keys[-1]!r}.")
+    values[keys[-1]] = value
