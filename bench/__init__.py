@@ -1,0 +1,1 @@
+"""Measure latency and quality against a baseline, so that others can check it."""

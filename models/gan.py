@@ -47,9 +47,9 @@ class Generator(nn.Module):
         first, second, third = config.widths
         self.project = nn.Sequential(
             nn.Linear(config.latent, first * 49, bias=False),
-            nn.Unflatten(1, (first, 7, 7)),
-            nn.BatchNorm2d(first),
+            nn.BatchNorm1d(first * 49),
             nn.LeakyReLU(LEAK),
+            nn.Unflatten(1, (first, 7, 7)),
         )
         self.upsample = nn.Sequential(
             nn.ConvTranspose2d(first, second, 5, 1, 2, bias=False),

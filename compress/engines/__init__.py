@@ -1,0 +1,34 @@
+"""The table of engines; to add one, write its file and name it here."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from aigc_compress.errors import NotOnThisMachineError, unknown_name
+
+from .base import Availability, Engine, Session, check_feeds
+from .ort import OrtEngine
+from .torch import TorchEngine
+from .trt import TrtEngine
+
+__all__ = ["ENGINES", "Availability", "Engine", "Session", "check_feeds", "get_engine"]
+
+ENGINES: Mapping[str, Engine] = {
+    engine.name: engine for engine in (OrtEngine(), TorchEngine(), TrtEngine())
+}
+
+
+def get_engine(name: str) -> Engine:
+    """Return an engine that can run here.
+
+    Raises:
+        UsageError: there is no engine of that name.
+        NotOnThisMachineError: it cannot run here; the message tells what is missing.
+    """
+    if name not in ENGINES:
+        raise unknown_name("engine", name, ENGINES)
+    found = ENGINES[name].availability()
+    if not found.is_available:
+        how = f" To install: {found.install}" if found.install else ""
+        raise NotOnThisMachineError(f"The engine {name} cannot run here: {found.detail}.{how}")
+    return ENGINES[name]

@@ -1,34 +1,65 @@
-"""Run torch artifacts eagerly."""
+"""Run torch artifacts eagerly on the CPU."""
 
 from __future__ import annotations
 
-from typing import Any
+import importlib.util
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch import nn
 
+from aigc_compress.artifact import Artifact, TensorSpec
 from aigc_compress.task import Feeds
 
-__all__ = ["TorchRunner"]
+from .base import Availability
+
+if TYPE_CHECKING:
+    from torch import nn
+
+__all__ = ["TorchEngine", "TorchRunner"]
 
 
 class TorchRunner:
     """Feed numpy arrays to a module whose `input_names` and `output_names` tell its face."""
 
+    inputs: tuple[TensorSpec, ...] = ()
+    outputs: tuple[TensorSpec, ...] = ()
+
     def __init__(self, module: nn.Module) -> None:
         self.module = module
         self.device = next(module.parameters()).device
 
-    @torch.inference_mode()
     def run(self, feeds: Feeds) -> dict[str, NDArray[Any]]:
         """Return the outputs by name."""
+        import torch
+
         names: tuple[str, ...] = self.module.input_names  # type: ignore[assignment]
-        inputs = [torch.from_numpy(np.asarray(feeds[name])).to(self.device) for name in names]
-        outputs = self.module(*inputs)
-        listed = outputs if isinstance(outputs, tuple) else (outputs,)
         output_names: tuple[str, ...] = self.module.output_names  # type: ignore[assignment]
+        with torch.inference_mode():
+            inputs = [torch.from_numpy(np.asarray(feeds[name])).to(self.device) for name in names]
+            outputs = self.module(*inputs)
+        listed = outputs if isinstance(outputs, tuple) else (outputs,)
         return {
             name: value.cpu().numpy() for name, value in zip(output_names, listed, strict=True)
         }
+
+
+class TorchEngine:
+    """torch in eager mode."""
+
+    name = "torch"
+    stage = "torch"
+
+    def availability(self) -> Availability:
+        """Tell whether torch is installed, without importing it."""
+        if importlib.util.find_spec("torch") is None:
+            install = "pip install 'aigc-compress[compress]'"
+            return Availability(False, "torch is not installed", install)
+        return Availability(True, "torch, eager, CPU")
+
+    def load(self, artifact: Artifact, *, threads: int) -> TorchRunner:
+        """Wrap the module; `threads` holds for the whole process."""
+        import torch
+
+        torch.set_num_threads(threads)
+        return TorchRunner(artifact.payload)

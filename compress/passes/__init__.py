@@ -1,0 +1,26 @@
+"""The table of passes; to add one, write its file and name it here."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from .base import Context, Pass, sqnr_db
+from .export import ExportConfig, ExportPass
+from .fold import FoldConfig, FoldPass
+from .quantize import Mode, QuantizeConfig, QuantizePass
+
+__all__ = [
+    "PASSES",
+    "Context",
+    "ExportConfig",
+    "FoldConfig",
+    "Mode",
+    "Pass",
+    "QuantizeConfig",
+    "sqnr_db",
+]
+
+PASSES: Mapping[str, Any] = {
+    each.name: each for each in (ExportPass(), FoldPass(), QuantizePass())
+}

@@ -126,7 +126,7 @@ class GanTrainer(Trainer):
     def _settled(self) -> Generator:
         """Return the averaged generator with batch statistics measured on its own activations."""
         settled = copy.deepcopy(self.average)
-        norms = [m for m in settled.modules() if isinstance(m, nn.BatchNorm2d)]
+        norms = [m for m in settled.modules() if isinstance(m, nn.BatchNorm1d | nn.BatchNorm2d)]
         for norm in norms:
             norm.reset_running_stats()
             norm.momentum = None  # a plain mean over the batches

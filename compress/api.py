@@ -1,0 +1,216 @@
+"""The verbs as functions: load, export, quantize. `bench` lives beside in `benching.py`."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel
+
+from aigc_compress.bench.latency import Contestant, LatencyPlan, Timing, measure_latency
+from aigc_compress.bench.statistics import RatioInterval, ratio_of_medians
+
+from .artifact import Artifact, Step, graph_tensors, save_onnx
+from .budget import Budget, Judgement, judge_quality
+from .engines import check_feeds
+from .engines.ort import OrtSession
+from .errors import UsageError
+from .loading import load_artifact
+from .machine import has_vnni
+from .passes import Context, ExportConfig, FoldConfig, Mode, QuantizeConfig
+from .pipeline import run_passes
+from .storage import require_writable
+from .task import OnStep
+from .workload import FeedOptions, TaskWorkload, Workload, make_workload
+
+__all__ = ["QuantizeOptions", "QuantizeResult", "export", "quantize", "to_onnx"]
+
+
+@dataclass(frozen=True)
+class QuantizeOptions:
+    """Everything that `quantize` may be told.
+
+    Attributes:
+        mode: auto, static or dynamic.
+        feeds: calibration and evaluation feeds for a model without a task.
+        budget: allowed drop; None takes the metric's default.
+        samples: samples of the quality measurement; None takes the task's default.
+        seed: of calibration feeds and statistics.
+        plan: how latency is measured.
+    """
+
+    mode: Mode = "auto"
+    feeds: FeedOptions = field(default_factory=FeedOptions)
+    budget: Budget | None = None
+    samples: int | None = None
+    seed: int = 0
+    plan: LatencyPlan = field(default_factory=LatencyPlan)
+
+
+@dataclass(frozen=True)
+class QuantizeResult:
+    """What came out, with its evidence; `document` is the JSON form."""
+
+    artifact: Artifact
+    output: Path
+    speedup: RatioInterval
+    timings: tuple[Timing, Timing]
+    judgement: Judgement
+    sizes: tuple[int, int]
+    notes: tuple[str, ...]
+
+    @property
+    def numbers(self) -> dict[str, Any]:
+        """Return what the quantize pass told: scheme and operators."""
+        return dict(next(s for s in self.artifact.history if s.name == "quantize").numbers)
+
+    def document(self) -> dict[str, Any]:
+        """Return the result as one JSON document."""
+        return {
+            "schema": "aigc-compress/quantize/1",
+            "output": str(self.output),
+            **self.evidence(),
+            "scheme": self.numbers["scheme"],
+            "operators": self.numbers["operators"],
+            "notes": list(self.notes),
+        }
+
+    def evidence(self) -> dict[str, Any]:
+        """Return verdict, speed, latency, quality and size."""
+        baseline, candidate = self.timings
+        return {
+            "verdict": self.speedup.verdict,
+            "speedup": {
+                "ratio": self.speedup.ratio,
+                "low": self.speedup.low,
+                "high": self.speedup.high,
+            },
+            "latency_ms": {"before": baseline.median_ms, "after": candidate.median_ms},
+            "threads": baseline.threads,
+            "quality": self.judgement.document(),
+            "size_bytes": {"before": self.sizes[0], "after": self.sizes[1]},
+        }
+
+
+def export(source: str | Path, output: Path, *, opset: int = 20, seed: int = 0) -> Artifact:
+    """Export a torch artifact to ONNX, compare it with torch, and write it.
+
+    Raises:
+        UsageError: the source is an ONNX graph already, or its task is unknown.
+        PassError: torch cannot export it, or outputs differ; nothing is written.
+        OutputError: the file cannot be written.
+    """
+    require_writable(output)
+    artifact = load_artifact(source)
+    if artifact.stage == "onnx":
+        raise UsageError(f"{source} is an ONNX graph already.")
+    exported = to_onnx(artifact, make_workload(artifact, FeedOptions()), opset=opset, seed=seed)
+    save_onnx(exported, output)
+    return exported
+
+
+def to_onnx(
+    artifact: Artifact, workload: Workload, *, opset: int = 20, seed: int = 0
+) -> Artifact:
+    """Return the ONNX form of an artifact: itself, or its export."""
+    if artifact.stage == "onnx":
+        return artifact
+    if not isinstance(workload, TaskWorkload):
+        raise UsageError("A torch model is exported with its task's feeds; this one has no task.")
+    axes = {name: dict(each) for name, each in workload.task.dynamic_axes().items()}
+    config = ExportConfig(opset=opset, dynamic_axes=axes)
+    context = Context(workload.check_feeds(), seed=seed)
+    return run_passes(artifact, [("export", config)], context)
+
+
+def quantize(
+    source: str | Path,
+    output: Path,
+    options: QuantizeOptions | None = None,
+    *,
+    on_step: OnStep | None = None,
+) -> QuantizeResult:
+    """Quantize a model to INT8, measure it against its FP32 form, and write it with the evidence.
+
+    Args:
+        source: a reference's name, a `.pt` or an `.onnx` file.
+        output: the `.onnx` file to write; it appears whole or not at all.
+        options: see QuantizeOptions.
+        on_step: called with (done, total) during the measurements.
+
+    Raises:
+        UsageError: the source or an option is wrong (also its kinds InputFileError, FeedError).
+        PassError: nothing could be quantized.
+        OutputError: the file cannot be written.
+    """
+    options = options or QuantizeOptions()
+    require_writable(output)
+    artifact = load_artifact(source)
+    workload = make_workload(artifact, options.feeds)
+    baseline = to_onnx(artifact, workload, seed=options.seed)
+    context = Context(workload.check_feeds(), workload.calibration(seed=options.seed), options.seed)
+    steps: list[tuple[str, BaseModel]] = [
+        ("fold", FoldConfig()),
+        ("quantize", QuantizeConfig(mode=options.mode, reduce_range=not has_vnni())),
+    ]
+    candidate = run_passes(baseline, steps, context)
+    return _measure_and_save(baseline, candidate, output, options, workload, on_step)
+
+
+def _measure_and_save(
+    baseline: Artifact,
+    candidate: Artifact,
+    output: Path,
+    options: QuantizeOptions,
+    workload: Workload,
+    on_step: OnStep | None,
+) -> QuantizeResult:
+    feeds = workload.timing_feeds(batch=1, length=1, seed=options.seed)
+    check_feeds(feeds, graph_tensors(baseline.payload)[0])
+    with tempfile.TemporaryDirectory() as folder:
+        files = [Path(folder) / "fp32.onnx", Path(folder) / "int8.onnx"]
+        for each, path in zip((baseline, candidate), files, strict=True):
+            save_onnx(each, path)
+        timings = measure_latency(
+            [Contestant(path) for path in files], feeds, options.plan, on_step=on_step
+        )
+        sizes = tuple(path.stat().st_size for path in files)
+    judgement = judge(
+        [baseline, candidate], workload, samples=options.samples, budget=options.budget,
+        on_step=on_step,
+    )[1]
+    result = QuantizeResult(
+        candidate,
+        output,
+        ratio_of_medians(timings[0].blocks_ms, timings[1].blocks_ms, seed=options.seed),
+        (timings[0], timings[1]),
+        judgement,
+        (sizes[0], sizes[1]),
+        workload.notes,
+    )
+    evidence = Step("measure", {}, options.seed, result.evidence())
+    save_onnx(candidate.then(candidate.payload, evidence, stage="onnx"), output)
+    return result
+
+
+def judge(
+    artifacts: Sequence[Artifact],
+    workload: Workload,
+    *,
+    samples: int | None,
+    budget: Budget | None,
+    on_step: OnStep | None = None,
+) -> list[Judgement]:
+    """Measure the quality of graphs on ONNX Runtime; the first is the baseline of the others."""
+    threads = os.cpu_count() or 1
+    runners = [OrtSession(each, threads=threads) for each in artifacts]
+    qualities = [
+        workload.measure(runner, runners[0], samples=samples, on_step=on_step)
+        for runner in runners
+    ]
+    baseline = qualities[0] if workload.has_baseline_quality else None
+    return [judge_quality(quality, baseline, budget) for quality in qualities]

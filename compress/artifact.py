@@ -1,0 +1,159 @@
+"""A model at one stage of the line, with the history of how it was made."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from .errors import InputFileError
+from .storage import write_bytes
+
+if TYPE_CHECKING:
+    from onnx import ModelProto
+
+__all__ = ["Artifact", "ModelSpec", "Step", "TensorSpec", "graph_tensors", "read_onnx", "save_onnx"]
+
+PREFIX = "aigc_compress."
+OLDEST_OPSET = 11
+
+
+@dataclass(frozen=True)
+class TensorSpec:
+    """An input or output: its name, numpy dtype name, and sizes (a string is a dynamic axis)."""
+
+    name: str
+    dtype: str
+    shape: tuple[int | str, ...]
+
+
+@dataclass(frozen=True)
+class ModelSpec:
+    """The kind of a reference model and the config that rebuilds it."""
+
+    name: str
+    config: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Step:
+    """One step of the line: its name, settings, seed, and the numbers it left behind."""
+
+    name: str
+    config: Mapping[str, Any] = field(default_factory=dict)
+    seed: int | None = None
+    numbers: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Artifact:
+    """One model at one stage; a pass returns a new one.
+
+    Attributes:
+        stage: `torch` (payload is an nn.Module in evaluation mode) or `onnx` (a ModelProto).
+        payload: the model itself; never changed in place.
+        spec: kind and config where it is known.
+        task: name of the task, or None.
+        history: the steps that made it, oldest first.
+        source_sha256: digest of the file that the line began with.
+    """
+
+    stage: Literal["torch", "onnx"]
+    payload: Any
+    spec: ModelSpec | None = None
+    task: str | None = None
+    history: tuple[Step, ...] = ()
+    source_sha256: str | None = None
+
+    def then(self, payload: Any, step: Step, *, stage: Literal["torch", "onnx"]) -> Artifact:
+        """Return the artifact that `step` made of this one."""
+        return replace(self, stage=stage, payload=payload, history=(*self.history, step))
+
+
+def read_onnx(path: Path) -> Artifact:
+    """Read an ONNX file, external data included, and what its metadata tells of its making.
+
+    Raises:
+        InputFileError: the file is missing, is no valid ONNX model, or is older than opset 11.
+    """
+    import onnx
+    from google.protobuf.message import DecodeError
+
+    from .storage import digest_file
+
+    if not path.is_file():
+        raise InputFileError(f"There is no file {path}.")
+    try:
+        model = onnx.load(path)
+        onnx.checker.check_model(model)
+    except (DecodeError, onnx.checker.ValidationError, OSError, ValueError) as error:
+        first = str(error).strip().splitlines()[0]
+        raise InputFileError(f"{path} is not a valid ONNX model: {first}") from error
+    if not model.graph.node:
+        raise InputFileError(f"{path} is not a usable ONNX model: its graph has no nodes.")
+    opset = next((o.version for o in model.opset_import if o.domain in ("", "ai.onnx")), 0)
+    if opset and opset < OLDEST_OPSET:
+        raise InputFileError(f"{path} uses opset {opset}; the oldest that is read is opset 11.")
+    return _with_provenance(model, digest_file(path), path)
+
+
+def save_onnx(artifact: Artifact, path: Path) -> None:
+    """Write an onnx artifact with its provenance in `metadata_props`, whole or not at all."""
+    import onnx
+
+    from . import __version__
+
+    model = onnx.ModelProto()
+    model.CopyFrom(artifact.payload)
+    kept = [prop for prop in model.metadata_props if not prop.key.startswith(PREFIX)]
+    del model.metadata_props[:]
+    model.metadata_props.extend(kept)
+    provenance = {
+        "version": __version__,
+        "source_sha256": artifact.source_sha256,
+        "task": artifact.task,
+        "model": json.dumps(asdict(artifact.spec)) if artifact.spec else None,
+        "history": json.dumps([asdict(step) for step in artifact.history]),
+    }
+    for key, value in provenance.items():
+        if value is not None:
+            model.metadata_props.add(key=PREFIX + key, value=value)
+    write_bytes(path, model.SerializeToString())
+
+
+def graph_tensors(model: ModelProto) -> tuple[tuple[TensorSpec, ...], tuple[TensorSpec, ...]]:
+    """Return the inputs (initializers left out) and outputs of a graph."""
+    constants = {each.name for each in model.graph.initializer}
+    inputs = [_tensor_spec(each) for each in model.graph.input if each.name not in constants]
+    return tuple(inputs), tuple(_tensor_spec(each) for each in model.graph.output)
+
+
+def _tensor_spec(value: Any) -> TensorSpec:
+    import onnx
+
+    tensor = value.type.tensor_type
+    shape = tuple(
+        dim.dim_value if dim.HasField("dim_value") else (dim.dim_param or f"axis{index}")
+        for index, dim in enumerate(tensor.shape.dim)
+    )
+    try:
+        dtype = onnx.helper.tensor_dtype_to_np_dtype(tensor.elem_type).name
+    except KeyError:
+        dtype = f"onnx type {tensor.elem_type}"
+    return TensorSpec(value.name, dtype, shape)
+
+
+def _with_provenance(model: ModelProto, digest: str, path: Path) -> Artifact:
+    told = {
+        prop.key.removeprefix(PREFIX): prop.value
+        for prop in model.metadata_props
+        if prop.key.startswith(PREFIX)
+    }
+    try:
+        spec = ModelSpec(**json.loads(told["model"])) if "model" in told else None
+        history = tuple(Step(**step) for step in json.loads(told.get("history", "[]")))
+    except (ValueError, TypeError) as error:
+        raise InputFileError(f"{path} has damaged metadata of aigc-compress: {error}") from error
+    return Artifact("onnx", model, spec, told.get("task"), history, digest)

@@ -1,0 +1,86 @@
+"""What an engine is: it says whether it is here, and loads an artifact into a session."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from numpy.typing import NDArray
+
+from aigc_compress.artifact import Artifact, TensorSpec
+from aigc_compress.errors import FeedError
+from aigc_compress.task import Feeds
+
+__all__ = ["Availability", "Engine", "Session", "check_feeds"]
+
+
+@dataclass(frozen=True)
+class Availability:
+    """Whether an engine can run here; where not, what is missing and how to get it."""
+
+    is_available: bool
+    detail: str
+    install: str = ""
+
+
+class Session(Protocol):
+    """A loaded model.
+
+    Attributes:
+        inputs: names, dtypes and shapes of the inputs.
+        outputs: the same of the outputs.
+    """
+
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
+
+    def run(self, feeds: Feeds) -> dict[str, NDArray[Any]]:
+        """Return the outputs by name. Feeds are not checked here: `check_feeds` does it once."""
+        ...
+
+
+class Engine(Protocol):
+    """One way to execute artifacts."""
+
+    name: str
+    stage: str
+
+    def availability(self) -> Availability:
+        """Tell whether this engine can run here, without starting it."""
+        ...
+
+    def load(self, artifact: Artifact, *, threads: int) -> Session:
+        """Load an artifact of this engine's stage; raises NotOnThisMachineError or PassError."""
+        ...
+
+
+def check_feeds(feeds: Feeds, inputs: tuple[TensorSpec, ...]) -> None:
+    """Raise FeedError unless names, dtypes, ranks and fixed sizes fit; dynamic sizes must agree."""
+    expected = {spec.name for spec in inputs}
+    if set(feeds) != expected:
+        raise FeedError(
+            f"The feeds are named {sorted(feeds)}, the model's inputs {sorted(expected)}."
+            " Give one array per input."
+        )
+    sizes: dict[str, int] = {}
+    for spec in inputs:
+        _check_feed(feeds[spec.name], spec, sizes)
+
+
+def _check_feed(array: NDArray[Any], spec: TensorSpec, sizes: dict[str, int]) -> None:
+    wanted = f"{spec.dtype} {list(spec.shape)}"
+    found = f"{array.dtype} {list(array.shape)}"
+    fits = array.dtype.name == spec.dtype and array.ndim == len(spec.shape)
+    if fits:
+        for size, axis in zip(array.shape, spec.shape, strict=True):
+            known = sizes.setdefault(axis, size) if isinstance(axis, str) else axis
+            fits = fits and size == known
+    if not fits:
+        seen = f" (with {_known(spec, sizes)})" if _known(spec, sizes) else ""
+        raise FeedError(f"Input {spec.name!r} needs {wanted}{seen}; the feed is {found}.")
+
+
+def _known(spec: TensorSpec, sizes: Mapping[str, int]) -> str:
+    named = [axis for axis in spec.shape if isinstance(axis, str) and axis in sizes]
+    return ", ".join(f"{axis}={sizes[axis]}" for axis in named)

@@ -1,0 +1,88 @@
+"""Run ONNX graphs with ONNX Runtime on the CPU."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import onnxruntime
+from numpy.typing import NDArray
+
+from aigc_compress.artifact import Artifact, graph_tensors
+from aigc_compress.errors import PassError
+from aigc_compress.task import Feeds
+
+from .base import Availability
+
+__all__ = ["OrtEngine", "OrtSession", "optimize_offline"]
+
+Level = onnxruntime.GraphOptimizationLevel
+
+
+class OrtSession:
+    """A session of ONNX Runtime; see `base.Session`."""
+
+    def __init__(self, artifact: Artifact, *, threads: int) -> None:
+        options = session_options(threads)
+        self.inputs, self.outputs = graph_tensors(artifact.payload)
+        self._names = [spec.name for spec in self.outputs]
+        self._session = create_session(artifact.payload.SerializeToString(), options)
+
+    def run(self, feeds: Feeds) -> dict[str, NDArray[Any]]:
+        """Return the outputs by name."""
+        try:
+            values = self._session.run(self._names, feeds)
+        except Exception as error:
+            raise _translated(error, "run") from error
+        return dict(zip(self._names, values, strict=True))
+
+
+class OrtEngine:
+    """ONNX Runtime's CPU provider."""
+
+    name = "ort"
+    stage = "onnx"
+
+    def availability(self) -> Availability:
+        """Tell the version: ONNX Runtime is a part of the base install."""
+        return Availability(True, f"onnxruntime {onnxruntime.__version__}, CPU")
+
+    def load(self, artifact: Artifact, *, threads: int) -> OrtSession:
+        """Load a graph; raises PassError where ONNX Runtime refuses it."""
+        return OrtSession(artifact, threads=threads)
+
+
+def session_options(threads: int) -> onnxruntime.SessionOptions:
+    """Return options with explicit threads, sequential execution and errors only in the log."""
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.inter_op_num_threads = 1
+    options.log_severity_level = 3
+    return options
+
+
+def create_session(
+    model: bytes, options: onnxruntime.SessionOptions
+) -> onnxruntime.InferenceSession:
+    """Create a CPU session; raises PassError with ONNX Runtime's own first line."""
+    try:
+        return onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+    except Exception as error:
+        raise _translated(error, "load") from error
+
+
+def _translated(error: Exception, verb: str) -> Exception:
+    """Name ONNX Runtime's failure in one line; its exceptions have no common base of their own."""
+    is_its_own = type(error).__module__.startswith("onnxruntime")
+    if not is_its_own and not isinstance(error, ValueError | RuntimeError):
+        return error
+    first = (str(error).strip().splitlines() or [type(error).__name__])[0]
+    return PassError(f"ONNX Runtime does not {verb} this graph: {first}")
+
+
+def optimize_offline(model: bytes, path: Path, *, level: Level) -> None:
+    """Write the graph as ONNX Runtime would run it after optimizations of `level` to `path`."""
+    options = session_options(1)
+    options.graph_optimization_level = level
+    options.optimized_model_filepath = str(path)
+    create_session(model, options)

@@ -1,0 +1,142 @@
+"""Feeds for any model: from an .npz file, from rules like `z=normal(0,1)`, or seeded noise."""
+
+from __future__ import annotations
+
+import re
+import zipfile
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .artifact import TensorSpec
+from .errors import FeedError, InputFileError, UsageError, unknown_name
+from .task import Feeds
+
+__all__ = ["FeedRules", "parse_rules", "read_npz"]
+
+RULE = re.compile(r"^(?P<name>[^=]+)=(?P<kind>[a-z]+)\((?P<arguments>[^()]*)\)$")
+Generator = np.random.Generator
+Draw = Callable[[Generator, tuple[int, ...], list[float]], NDArray[Any]]
+DRAWS: Mapping[str, tuple[int, Draw]] = {
+    "constant": (1, lambda _rng, shape, a: np.full(shape, a[0])),
+    "normal": (2, lambda rng, shape, a: rng.normal(a[0], a[1], shape)),
+    "randint": (2, lambda rng, shape, a: rng.integers(int(a[0]), int(a[1]), shape)),
+    "uniform": (2, lambda rng, shape, a: rng.uniform(a[0], a[1], shape)),
+}
+
+
+@dataclass(frozen=True)
+class FeedRules:
+    """How to make feeds without data.
+
+    Attributes:
+        draws: by input name, the kind of noise and its arguments; other inputs get normal(0,1),
+            or zeros where they are whole numbers or booleans.
+        sizes: sizes of dynamic axes by axis name; other axes get 1.
+        shapes: whole shapes by input name.
+    """
+
+    draws: Mapping[str, tuple[str, tuple[float, ...]]] = field(default_factory=dict)
+    sizes: Mapping[str, int] = field(default_factory=dict)
+    shapes: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+
+    def make(self, inputs: Sequence[TensorSpec], *, seed: int, batch: int = 1) -> Feeds:
+        """Return one set of feeds; `batch` is the size of a dynamic first axis.
+
+        Raises:
+            UsageError: a rule or shape names an input that the model does not have.
+        """
+        names = [spec.name for spec in inputs]
+        for name in (*self.draws, *self.shapes):
+            if name not in names:
+                raise unknown_name("input", name, names)
+        rng = np.random.default_rng(seed)
+        return {spec.name: self._draw(spec, rng, batch) for spec in inputs}
+
+    def _draw(self, spec: TensorSpec, rng: Generator, batch: int) -> NDArray[Any]:
+        shape = self.shapes.get(spec.name) or tuple(
+            self._size(axis, index, batch) for index, axis in enumerate(spec.shape)
+        )
+        is_float = spec.dtype.startswith("float")
+        default = ("normal", (0.0, 1.0)) if is_float else ("constant", (0.0,))
+        kind, arguments = self.draws.get(spec.name, default)
+        try:
+            return np.asarray(DRAWS[kind][1](rng, shape, list(arguments))).astype(spec.dtype)
+        except (TypeError, ValueError) as error:
+            raise FeedError(f"Cannot make a feed for {spec.name} ({spec.dtype}): {error}") from None
+
+    def _size(self, axis: int | str, index: int, batch: int) -> int:
+        if isinstance(axis, int):
+            return axis
+        return self.sizes.get(axis, batch if index == 0 else 1)
+
+
+def parse_rules(feeds: Sequence[str], shapes: Sequence[str]) -> FeedRules:
+    """Parse `--feed NAME=KIND(A,B)` and `--shape NAME=1,3,64,64` (or AXIS=64).
+
+    Raises:
+        UsageError: a text does not parse; the message shows a right one.
+    """
+    draws: dict[str, tuple[str, tuple[float, ...]]] = {}
+    for text in feeds:
+        match = RULE.match(text.replace(" ", ""))
+        if match is None:
+            raise UsageError(f"--feed {text!r} must look like 'z=normal(0,1)'.")
+        kind = match["kind"]
+        if kind not in DRAWS:
+            raise unknown_name("kind of feed", kind, DRAWS)
+        draws[match["name"]] = (kind, _numbers(match["arguments"], DRAWS[kind][0], text))
+    sizes: dict[str, int] = {}
+    whole: dict[str, tuple[int, ...]] = {}
+    for text in shapes:
+        name, _, values = text.partition("=")
+        numbers = tuple(int(part) for part in values.split(",") if part.strip().isdigit())
+        if not name or not numbers or len(numbers) != len(values.split(",")) or min(numbers) < 1:
+            raise UsageError(f"--shape {text!r} must look like 'x=1,3,64,64' or 'height=64'.")
+        if len(numbers) == 1:
+            sizes[name] = numbers[0]
+        else:
+            whole[name] = numbers
+    return FeedRules(draws, sizes, whole)
+
+
+def read_npz(path: Path, inputs: Sequence[TensorSpec]) -> tuple[Feeds, ...]:
+    """Read one array per input with a leading sample axis: array[i] is fed for sample i.
+
+    Raises:
+        InputFileError: no .npz of plain arrays.
+        FeedError: names, dtypes or numbers of samples do not fit the model's inputs.
+    """
+    if not path.is_file():
+        raise InputFileError(f"There is no file {path}.")
+    try:
+        with np.load(path, allow_pickle=False) as archive:
+            arrays = {name: archive[name] for name in archive.files}
+    except (ValueError, OSError, EOFError, zipfile.BadZipFile, AttributeError) as error:
+        raise InputFileError(f"{path} is not an .npz file of plain arrays: {error}") from error
+    names = [spec.name for spec in inputs]
+    if sorted(arrays) != sorted(names):
+        raise FeedError(
+            f"{path} holds {sorted(arrays)}, the model's inputs are {sorted(names)}."
+            " Store one array per input under its name, with a leading sample axis."
+        )
+    counts = {name: len(array) if array.ndim else 0 for name, array in arrays.items()}
+    if len(set(counts.values())) != 1 or 0 in counts.values():
+        raise FeedError(f"{path} must hold the same number of samples per input, not {counts}.")
+    return tuple(
+        {name: arrays[name][index] for name in names} for index in range(counts[names[0]])
+    )
+
+
+def _numbers(text: str, count: int, rule: str) -> tuple[float, ...]:
+    try:
+        numbers = tuple(float(part) for part in text.split(","))
+    except ValueError:
+        numbers = ()
+    if len(numbers) != count:
+        raise UsageError(f"--feed {rule!r} needs {count} number(s) in the brackets.")
+    return numbers

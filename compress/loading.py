@@ -1,0 +1,68 @@
+"""Turn what a user names - a reference, a .pt, an .onnx - into an artifact."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from .artifact import Artifact, ModelSpec, Step, read_onnx
+from .checkpoint import Checkpoint, read_checkpoint, write_checkpoint
+from .errors import InputFileError
+from .storage import digest_file
+
+__all__ = ["load_artifact", "resolve_source", "save_torch"]
+
+REFERENCE_NAMES = ("gan", "cnn", "rnn")
+
+
+def resolve_source(source: str | Path) -> Path:
+    """Return the file behind a name: a file that exists wins over a reference of that name."""
+    path = Path(source)
+    if str(source) in REFERENCE_NAMES and not path.is_file():
+        from aigc_compress.models.registry import weights_path
+
+        return weights_path(str(source))
+    return path
+
+
+def load_artifact(source: str | Path) -> Artifact:
+    """Load a shipped reference by name, one of our `.pt` files, or any `.onnx` file.
+
+    Raises:
+        InputFileError: the file is missing, damaged, hostile or of another kind.
+    """
+    path = resolve_source(source)
+    if path.suffix == ".onnx":
+        return read_onnx(path)
+    if path.suffix == ".pt":
+        return _load_torch(path)
+    if not path.exists():
+        raise InputFileError(
+            f"There is no file {path}, and no reference of that name"
+            f" ({', '.join(REFERENCE_NAMES)})."
+        )
+    raise InputFileError(f"{path} is neither .pt nor .onnx. Export your model to ONNX first.")
+
+
+def save_torch(artifact: Artifact, path: Path) -> None:
+    """Write a torch artifact of a known kind as a checkpoint, whole or not at all."""
+    from dataclasses import asdict
+
+    if artifact.spec is None:
+        raise InputFileError("Only models of a known kind can be written as .pt.")
+    history = tuple(asdict(step) for step in artifact.history)
+    state = artifact.payload.state_dict()
+    spec = artifact.spec
+    write_checkpoint(path, Checkpoint(spec.name, spec.config, state, artifact.task, history))
+
+
+def _load_torch(path: Path) -> Artifact:
+    from aigc_compress.models.registry import build_module
+
+    checkpoint = read_checkpoint(path)
+    module = build_module(checkpoint.model, checkpoint.config, checkpoint.state_dict)
+    try:
+        history = tuple(Step(**step) for step in checkpoint.history)
+    except TypeError as error:
+        raise InputFileError(f"{path} has a damaged history: {error}") from error
+    spec = ModelSpec(checkpoint.model, checkpoint.config)
+    return Artifact("torch", module, spec, checkpoint.task, history, digest_file(path))

@@ -1,0 +1,230 @@
+"""How a model is fed and judged: by its task, or by feeds that the user names."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from itertools import islice
+from pathlib import Path
+from typing import Protocol
+
+from aigc_compress.bench.quality import measure_sqnr
+
+from .artifact import Artifact, TensorSpec, graph_tensors
+from .engines import check_feeds
+from .engines.ort import OrtSession
+from .errors import FeedError, PassError, UsageError
+from .feeds import FeedRules, parse_rules, read_npz
+from .task import Feeds, OnStep, Quality, Runner, Task
+
+__all__ = ["FeedOptions", "FeedWorkload", "TaskWorkload", "Workload", "make_workload"]
+
+GUESSED_SIZES = (1, 8, 32, 64, 128, 224)
+CALIBRATION_SAMPLES = 200
+RNN_CALIBRATION_SAMPLES = 12_800
+EVALUATION_SETS = 32
+
+
+@dataclass(frozen=True)
+class FeedOptions:
+    """What the user says about feeds; see `compress/feeds.py` for the forms."""
+
+    calibration: Path | None = None
+    evaluation: Path | None = None
+    feed: tuple[str, ...] = ()
+    shape: tuple[str, ...] = ()
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether nothing was said."""
+        return self == FeedOptions()
+
+
+class Workload(Protocol):
+    """Feeds and a quality for one model.
+
+    Attributes:
+        has_baseline_quality: whether the FP32 model has a quality of its own to compare with.
+        notes: what the user should know about where the feeds came from.
+    """
+
+    has_baseline_quality: bool
+    notes: tuple[str, ...]
+
+    def check_feeds(self) -> tuple[Feeds, ...]:
+        """Return sets of feeds of at least two sizes where axes are dynamic."""
+        ...
+
+    def calibration(self, *, seed: int) -> tuple[Feeds, ...]:
+        """Return the feeds that ranges are read from."""
+        ...
+
+    def timing_feeds(self, *, batch: int, length: int, seed: int) -> Feeds:
+        """Return the feeds of a timed call."""
+        ...
+
+    def measure(
+        self, runner: Runner, reference: Runner, *, samples: int | None, on_step: OnStep | None
+    ) -> Quality:
+        """Return the quality of `runner`; `reference` runs the FP32 model."""
+        ...
+
+
+@dataclass(frozen=True)
+class TaskWorkload:
+    """A model with a task: feeds and quality are the task's."""
+
+    task: Task
+    notes: tuple[str, ...] = ()
+    has_baseline_quality: bool = True
+
+    def check_feeds(self) -> tuple[Feeds, ...]:
+        """Return feeds of two batch sizes and two lengths."""
+        return self.task.feeds(2, seed=0, length=5), self.task.feeds(3, seed=1, length=8)
+
+    def calibration(self, *, seed: int) -> tuple[Feeds, ...]:
+        """Return the task's calibration feeds."""
+        is_rnn = self.task.name == "rnn"
+        count = RNN_CALIBRATION_SAMPLES if is_rnn else CALIBRATION_SAMPLES
+        return tuple(self.task.calibration(count, seed=seed))
+
+    def timing_feeds(self, *, batch: int, length: int, seed: int) -> Feeds:
+        """Return one realistic set of feeds."""
+        return self.task.feeds(batch, seed=seed, length=length)
+
+    def measure(
+        self, runner: Runner, reference: Runner, *, samples: int | None, on_step: OnStep | None
+    ) -> Quality:
+        """Return the task's metric on its test split."""
+        return self.task.evaluate(runner, split="test", samples=samples, on_step=on_step)
+
+
+@dataclass(frozen=True)
+class FeedWorkload:
+    """A model without a task: the quality is SQNR against the FP32 outputs."""
+
+    inputs: tuple[TensorSpec, ...]
+    rules: FeedRules
+    calibration_feeds: tuple[Feeds, ...] = ()
+    evaluation_feeds: tuple[Feeds, ...] = ()
+    notes: tuple[str, ...] = ()
+    has_baseline_quality: bool = field(default=False)
+
+    def check_feeds(self) -> tuple[Feeds, ...]:
+        """Return a few of the user's feeds, or noise."""
+        given = self.evaluation_feeds or self.calibration_feeds
+        return given[:2] or tuple(self.rules.make(self.inputs, seed=s, batch=s) for s in (1, 2))
+
+    def calibration(self, *, seed: int) -> tuple[Feeds, ...]:
+        """Return the user's calibration feeds, or noise."""
+        return self.calibration_feeds or self._noise(seed)
+
+    def timing_feeds(self, *, batch: int, length: int, seed: int) -> Feeds:
+        """Return the user's first feed, or noise of the batch size."""
+        given = self.evaluation_feeds or self.calibration_feeds
+        return given[0] if given else self.rules.make(self.inputs, seed=seed, batch=batch)
+
+    def measure(
+        self, runner: Runner, reference: Runner, *, samples: int | None, on_step: OnStep | None
+    ) -> Quality:
+        """Return the SQNR of the worst output over the evaluation feeds."""
+        feeds = self.evaluation_feeds or self.calibration_feeds or self._noise(seed=1_000)
+        return measure_sqnr(reference, runner, list(islice(feeds, samples)))
+
+    def _noise(self, seed: int) -> tuple[Feeds, ...]:
+        return tuple(self.rules.make(self.inputs, seed=seed + i) for i in range(EVALUATION_SETS))
+
+
+def make_workload(artifact: Artifact, options: FeedOptions) -> Workload:
+    """Return the workload of a model: its task's unless the user names feeds.
+
+    Raises:
+        UsageError: a torch model has no task.
+        FeedError: feeds do not fit the model, or no size was found for its dynamic axes.
+    """
+    if artifact.task is not None and artifact.spec is not None and options.is_empty:
+        from aigc_compress.models.tasks import make_task
+
+        return TaskWorkload(make_task(artifact.task, artifact.spec.config))
+    if artifact.stage != "onnx":
+        raise UsageError("Feeds can be named for .onnx models; export this model first.")
+    inputs, _ = graph_tensors(artifact.payload)
+    rules = parse_rules(options.feed, options.shape)
+    workload = FeedWorkload(inputs, rules)
+    if options.calibration or options.evaluation:
+        return _with_files(workload, options)
+    return _with_guessed_sizes(workload, artifact, options)
+
+
+def _with_files(workload: FeedWorkload, options: FeedOptions) -> FeedWorkload:
+    def read(path: Path | None) -> tuple[Feeds, ...]:
+        feeds = read_npz(path, workload.inputs) if path else ()
+        for each in feeds:
+            check_feeds(each, workload.inputs)
+        return feeds
+
+    calibration, evaluation = read(options.calibration), read(options.evaluation)
+    notes = []
+    if not calibration:
+        notes.append("No --calibration: ranges were read from the evaluation feeds themselves.")
+    if not evaluation:
+        notes.append("No --evaluation: quality was measured on the calibration feeds themselves.")
+    return replace(
+        workload,
+        calibration_feeds=calibration or evaluation,
+        evaluation_feeds=evaluation or calibration,
+        notes=tuple(notes),
+    )
+
+
+def _with_guessed_sizes(
+    workload: FeedWorkload, artifact: Artifact, options: FeedOptions
+) -> FeedWorkload:
+    """Find sizes of the dynamic axes that the model runs with, the smallest first."""
+    session = OrtSession(artifact, threads=1)
+    unknown = _unknown_axes(workload)
+    reason = ""
+    for size in GUESSED_SIZES:
+        rules = replace(
+            workload.rules, sizes={**dict.fromkeys(unknown, size), **workload.rules.sizes}
+        )
+        candidate = replace(workload, rules=rules)
+        try:
+            for feeds in candidate.check_feeds():
+                check_feeds(feeds, workload.inputs)
+                outputs = session.run(feeds)
+                if not all(value.size for value in outputs.values()):
+                    raise PassError("an output is empty")
+        except (PassError, FeedError) as error:
+            reason = str(error)
+            if unknown:
+                continue
+            break
+        return replace(candidate, notes=_noise_notes(unknown, size, options))
+    raise FeedError(
+        f"The model does not run on noise: {reason} Give real feeds with --calibration FILE.npz,"
+        " or say more with --feed 'x=uniform(0,1)' and --shape 'x=1,3,224,224'."
+    )
+
+
+def _unknown_axes(workload: FeedWorkload) -> list[str]:
+    """Return the dynamic axes, other than a first (batch) axis, whose size nobody told."""
+    batch = {spec.shape[0] for spec in workload.inputs if spec.shape}
+    return sorted(
+        {
+            axis
+            for spec in workload.inputs
+            if spec.name not in workload.rules.shapes
+            for axis in spec.shape
+            if isinstance(axis, str) and axis not in batch and axis not in workload.rules.sizes
+        }
+    )
+
+
+def _noise_notes(unknown: Sequence[str], size: int, options: FeedOptions) -> tuple[str, ...]:
+    notes = ["No data was given: ranges and quality rest on seeded noise, not on real inputs."]
+    if options.feed:
+        notes = ["No data was given: ranges and quality rest on the --feed rules."]
+    if unknown:
+        notes.append(f"Dynamic axes {', '.join(unknown)} were set to {size}; --shape sets others.")
+    return tuple(notes)
