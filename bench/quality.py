@@ -33,8 +33,7 @@ def measure_sqnr(reference: Runner, candidate: Runner, feeds: Sequence[Feeds]) -
             for name, value in runner.run(each).items():
                 store.setdefault(name, []).append(np.asarray(value).ravel())
     by_output = {
-        name: _compare(np.concatenate(wanted[name]), np.concatenate(found[name]))
-        for name in wanted
+        name: _compare(np.concatenate(wanted[name]), np.concatenate(found[name])) for name in wanted
     }
     details = {"sqnr_db_by_output": by_output}
     worst = min(by_output.values())

@@ -1,3 +1,30 @@
 """aigc-compress: make small generative and perception models smaller and faster, with evidence."""
 
+from __future__ import annotations
+
+from typing import Any
+
 __version__ = "0.1.0"
+
+_HOMES = {
+    "AigcCompressError": "errors",
+    "Artifact": "artifact",
+    "BenchOptions": "benching",
+    "Budget": "budget",
+    "FeedOptions": "workload",
+    "QuantizeOptions": "api",
+    "bench_models": "benching",
+    "export": "api",
+    "load_artifact": "loading",
+    "quantize": "api",
+}
+__all__ = [*sorted(_HOMES), "__version__"]
+
+
+def __getattr__(name: str) -> Any:
+    """Hand on the public names when they are asked for: importing the package costs no torch."""
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from importlib import import_module
+
+    return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)

@@ -9,8 +9,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel
-
 from aigc_compress.bench.latency import Contestant, LatencyPlan, Timing, measure_latency
 from aigc_compress.bench.statistics import RatioInterval, ratio_of_medians
 
@@ -21,8 +19,9 @@ from .engines.ort import OrtSession
 from .errors import UsageError
 from .loading import load_artifact
 from .machine import has_vnni
-from .passes import Context, ExportConfig, FoldConfig, Mode, QuantizeConfig
-from .pipeline import run_passes
+from .passes import Context, ExportConfig, Mode
+from .pipeline import run_passes, run_recipe
+from .recipe import load_recipe
 from .storage import require_writable
 from .task import OnStep
 from .workload import FeedOptions, TaskWorkload, Workload, make_workload
@@ -113,9 +112,7 @@ def export(source: str | Path, output: Path, *, opset: int = 20, seed: int = 0) 
     return exported
 
 
-def to_onnx(
-    artifact: Artifact, workload: Workload, *, opset: int = 20, seed: int = 0
-) -> Artifact:
+def to_onnx(artifact: Artifact, workload: Workload, *, opset: int = 20, seed: int = 0) -> Artifact:
     """Return the ONNX form of an artifact: itself, or its export."""
     if artifact.stage == "onnx":
         return artifact
@@ -153,11 +150,9 @@ def quantize(
     workload = make_workload(artifact, options.feeds)
     baseline = to_onnx(artifact, workload, seed=options.seed)
     context = Context(workload.check_feeds(), workload.calibration(seed=options.seed), options.seed)
-    steps: list[tuple[str, BaseModel]] = [
-        ("fold", FoldConfig()),
-        ("quantize", QuantizeConfig(mode=options.mode, reduce_range=not has_vnni())),
-    ]
-    candidate = run_passes(baseline, steps, context)
+    settings = {"mode": options.mode, "reduce_range": not has_vnni()}
+    recipe = load_recipe("int8").with_config("quantize", settings)
+    candidate = run_recipe(baseline, recipe, context)
     return _measure_and_save(baseline, candidate, output, options, workload, on_step)
 
 
@@ -180,7 +175,10 @@ def _measure_and_save(
         )
         sizes = tuple(path.stat().st_size for path in files)
     judgement = judge(
-        [baseline, candidate], workload, samples=options.samples, budget=options.budget,
+        [baseline, candidate],
+        workload,
+        samples=options.samples,
+        budget=options.budget,
         on_step=on_step,
     )[1]
     result = QuantizeResult(
@@ -209,8 +207,7 @@ def judge(
     threads = os.cpu_count() or 1
     runners = [OrtSession(each, threads=threads) for each in artifacts]
     qualities = [
-        workload.measure(runner, runners[0], samples=samples, on_step=on_step)
-        for runner in runners
+        workload.measure(runner, runners[0], samples=samples, on_step=on_step) for runner in runners
     ]
     baseline = qualities[0] if workload.has_baseline_quality else None
     return [judge_quality(quality, baseline, budget) for quality in qualities]

@@ -135,7 +135,7 @@ def _tensor_spec(value: Any) -> TensorSpec:
 
     tensor = value.type.tensor_type
     shape = tuple(
-        dim.dim_value if dim.HasField("dim_value") else (dim.dim_param or f"axis{index}")
+        dim.dim_value if dim.dim_value > 0 else (dim.dim_param or f"{value.name}_axis{index}")
         for index, dim in enumerate(tensor.shape.dim)
     )
     try:

@@ -17,13 +17,19 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 from rich.table import Table
+from rich.text import Text
 
 from .task import OnStep
 
-__all__ = ["progress", "say", "show", "show_json", "show_table", "talk"]
+__all__ = ["progress", "say", "show", "show_json", "show_table"]
 
 talk = Console(stderr=True, highlight=False)
-show = Console(highlight=False, soft_wrap=True)
+results = Console(highlight=False)
+
+
+def show(text: str) -> None:
+    """Print a line of the result on stdout, as it is."""
+    print(text)
 
 
 def say(message: str) -> None:
@@ -40,11 +46,11 @@ def show_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]
     """Print a table on stdout; columns whose cells look like numbers stand to the right."""
     table = Table(title=title, title_justify="left", title_style="bold")
     for index, column in enumerate(columns):
-        numeric = all(row[index][:1].isdigit() or row[index][:1] in "-+–" for row in rows)
+        numeric = all(row[index][:1].isdigit() or row[index][:1] in "-+" for row in rows)
         table.add_column(column, justify="right" if numeric and rows else "left", overflow="fold")
     for row in rows:
-        table.add_row(*row)
-    show.print(table, soft_wrap=False)
+        table.add_row(*(Text(cell) for cell in row))
+    results.print(table)
 
 
 @contextmanager

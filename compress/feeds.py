@@ -45,7 +45,7 @@ class FeedRules:
     shapes: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
 
     def make(self, inputs: Sequence[TensorSpec], *, seed: int, batch: int = 1) -> Feeds:
-        """Return one set of feeds; `batch` is the size of a dynamic first axis.
+        """Return one set of feeds; `batch` is the size of dynamic first axes.
 
         Raises:
             UsageError: a rule or shape names an input that the model does not have.
@@ -55,11 +55,13 @@ class FeedRules:
             if name not in names:
                 raise unknown_name("input", name, names)
         rng = np.random.default_rng(seed)
-        return {spec.name: self._draw(spec, rng, batch) for spec in inputs}
+        first_axes = {spec.shape[0] for spec in inputs if spec.shape}
+        sizes = {**{axis: batch for axis in first_axes if isinstance(axis, str)}, **self.sizes}
+        return {spec.name: self._draw(spec, rng, sizes) for spec in inputs}
 
-    def _draw(self, spec: TensorSpec, rng: Generator, batch: int) -> NDArray[Any]:
+    def _draw(self, spec: TensorSpec, rng: Generator, sizes: Mapping[str, int]) -> NDArray[Any]:
         shape = self.shapes.get(spec.name) or tuple(
-            self._size(axis, index, batch) for index, axis in enumerate(spec.shape)
+            axis if isinstance(axis, int) else sizes.get(axis, 1) for axis in spec.shape
         )
         is_float = spec.dtype.startswith("float")
         default = ("normal", (0.0, 1.0)) if is_float else ("constant", (0.0,))
@@ -68,11 +70,6 @@ class FeedRules:
             return np.asarray(DRAWS[kind][1](rng, shape, list(arguments))).astype(spec.dtype)
         except (TypeError, ValueError) as error:
             raise FeedError(f"Cannot make a feed for {spec.name} ({spec.dtype}): {error}") from None
-
-    def _size(self, axis: int | str, index: int, batch: int) -> int:
-        if isinstance(axis, int):
-            return axis
-        return self.sizes.get(axis, batch if index == 0 else 1)
 
 
 def parse_rules(feeds: Sequence[str], shapes: Sequence[str]) -> FeedRules:
@@ -127,9 +124,7 @@ def read_npz(path: Path, inputs: Sequence[TensorSpec]) -> tuple[Feeds, ...]:
     counts = {name: len(array) if array.ndim else 0 for name, array in arrays.items()}
     if len(set(counts.values())) != 1 or 0 in counts.values():
         raise FeedError(f"{path} must hold the same number of samples per input, not {counts}.")
-    return tuple(
-        {name: arrays[name][index] for name in names} for index in range(counts[names[0]])
-    )
+    return tuple({name: arrays[name][index] for name in names} for index in range(counts[names[0]]))
 
 
 def _numbers(text: str, count: int, rule: str) -> tuple[float, ...]:

@@ -5,14 +5,39 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
-from pydantic import BaseModel
+from pydantic import BaseModel, ValidationError
 
 from .artifact import Artifact, TensorSpec, graph_tensors
 from .engines.ort import OrtSession
-from .errors import PassError
+from .errors import PassError, UsageError, unknown_name
 from .passes import PASSES, Context
+from .recipe import Recipe
 
-__all__ = ["run_passes"]
+__all__ = ["run_passes", "run_recipe"]
+
+
+def run_recipe(artifact: Artifact, recipe: Recipe, context: Context) -> Artifact:
+    """Run a recipe's passes; raises UsageError for unknown passes or settings, before any work."""
+    return run_passes(artifact, _checked_steps(recipe), context)
+
+
+def _checked_steps(recipe: Recipe) -> list[tuple[str, BaseModel]]:
+    steps: list[tuple[str, BaseModel]] = []
+    faults = []
+    for index, each in enumerate(recipe.passes):
+        if each.pass_ not in PASSES:
+            faults.append(f"passes.{index}: {unknown_name('pass', each.pass_, PASSES)}")
+            continue
+        try:
+            steps.append((each.pass_, PASSES[each.pass_].config.model_validate(each.config)))
+        except ValidationError as error:
+            faults += [
+                f"passes.{index}.{each.pass_}.{'.'.join(map(str, e['loc']))}: {e['msg']}"
+                for e in error.errors()
+            ]
+    if faults:
+        raise UsageError(f"The recipe {recipe.name} has faults: {'; '.join(faults)}")
+    return steps
 
 
 def run_passes(
@@ -40,13 +65,22 @@ def _check_face(name: str, before: Artifact, after: Artifact) -> None:
         graph_tensors(after.payload),
         strict=True,
     ):
-        if [_face(each) for each in old] != [_face(each) for each in new]:
+        are_inputs = kind == "inputs"
+        same = len(old) == len(new) and all(
+            _is_same_face(*pair, is_input=are_inputs) for pair in zip(old, new, strict=True)
+        )
+        if not same:
             raise PassError(f"The pass {name} changed the {kind}: {old} became {new}.")
 
 
-def _face(spec: TensorSpec) -> tuple[str, str, tuple[int | None, ...]]:
-    """Return what must not change: the name of a dynamic axis may, its being dynamic may not."""
-    return spec.name, spec.dtype, tuple(a if isinstance(a, int) else None for a in spec.shape)
+def _is_same_face(old: TensorSpec, new: TensorSpec, *, is_input: bool) -> bool:
+    """Compare names, dtypes and sizes; an output's size may become known, an input's may not."""
+    if (old.name, old.dtype, len(old.shape)) != (new.name, new.dtype, len(new.shape)):
+        return False
+    return all(
+        before == after or (isinstance(before, str) and (isinstance(after, str) or not is_input))
+        for before, after in zip(old.shape, new.shape, strict=True)
+    )
 
 
 def _check_numbers(name: str, before: Artifact, after: Artifact, context: Context) -> None:

@@ -19,7 +19,7 @@ from .task import Feeds, OnStep, Quality, Runner, Task
 
 __all__ = ["FeedOptions", "FeedWorkload", "TaskWorkload", "Workload", "make_workload"]
 
-GUESSED_SIZES = (1, 8, 32, 64, 128, 224)
+GUESSED_SIZES = (1, 8, 32, 64, 128, 224, 512)
 CALIBRATION_SAMPLES = 200
 RNN_CALIBRATION_SAMPLES = 12_800
 EVALUATION_SETS = 32

@@ -223,7 +223,7 @@ def _check_files(folder: Path) -> None:
 
 
 def _from_debian(cache: Path, on_step: OnStep) -> None:
-    """Debian package"""  # noqa: D400, D415
+    """Debian package"""  # noqa: D415
     if shutil.which("apt-get") is None or shutil.which("dpkg-deb") is None:
         raise FileNotFoundError("apt-get and dpkg-deb are not here")
     with tempfile.TemporaryDirectory() as name:
@@ -238,7 +238,7 @@ def _from_debian(cache: Path, on_step: OnStep) -> None:
 
 
 def _from_public_address(cache: Path, on_step: OnStep) -> None:
-    """Public address"""  # noqa: D400, D415
+    """Public address"""  # noqa: D415
     for name in TRAINING_FILES:
         try:
             with urllib.request.urlopen(PUBLIC_ADDRESS + name, timeout=30) as response:

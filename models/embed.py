@@ -37,9 +37,7 @@ def _embed_images(source: Path, out: Path) -> None:
     train, test = read(source, "train"), read(source, "t10k")
     validation = last_of_each_class(train.labels, VALIDATION_PER_CLASS)
     kept = np.setdiff1d(np.arange(len(train.labels)), validation)
-    first = [
-        kept[train.labels[kept] == c][:CALIBRATION_PER_CLASS] for c in range(len(CLASSES))
-    ]
+    first = [kept[train.labels[kept] == c][:CALIBRATION_PER_CLASS] for c in range(len(CLASSES))]
     calibration = np.sort(np.concatenate(first))
     arrays = {
         "test_pixels": test.pixels,

@@ -1,4 +1,4 @@
-"""A character language model: embedding, LSTM or GRU layers, linear head; its state goes in and out."""
+"""A character language model: embedding, LSTM or GRU, linear head; state goes in and out."""
 
 from __future__ import annotations
 

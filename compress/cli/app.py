@@ -14,7 +14,14 @@ from aigc_compress import __version__
 from aigc_compress.console import say
 from aigc_compress.errors import AigcCompressError, NotOnThisMachineError
 
-from . import train
+from .bench import bench
+from .doctor import doctor
+from .export import export
+from .fetch import fetch
+from .info import info
+from .quantize import quantize
+from .sample import sample
+from .train import train
 
 __all__ = ["app", "main"]
 
@@ -24,7 +31,8 @@ Exit codes: 0 good, 1 the work failed, 2 used wrongly, 3 not on this machine, 13
 """
 
 app = typer.Typer(help=HELP, no_args_is_help=True, pretty_exceptions_enable=False)
-app.command("train")(train.train)
+for _verb in (fetch, info, export, quantize, bench, sample, train, doctor):
+    app.command()(_verb)
 
 
 @app.callback()

@@ -64,7 +64,7 @@ def train(
             command=shlex.join(["aigc-compress", *sys.argv[1:]]),
             on_progress=report,
         )
-    show.print(str(path))
+    show(str(path))
 
 
 def _overrides(pairs: list[str], **flags: Any) -> dict[str, Any]:

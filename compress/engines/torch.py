@@ -39,9 +39,7 @@ class TorchRunner:
             inputs = [torch.from_numpy(np.asarray(feeds[name])).to(self.device) for name in names]
             outputs = self.module(*inputs)
         listed = outputs if isinstance(outputs, tuple) else (outputs,)
-        return {
-            name: value.cpu().numpy() for name, value in zip(output_names, listed, strict=True)
-        }
+        return {name: value.cpu().numpy() for name, value in zip(output_names, listed, strict=True)}
 
 
 class TorchEngine:

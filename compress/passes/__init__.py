@@ -21,6 +21,4 @@ __all__ = [
     "sqnr_db",
 ]
 
-PASSES: Mapping[str, Any] = {
-    each.name: each for each in (ExportPass(), FoldPass(), QuantizePass())
-}
+PASSES: Mapping[str, Any] = {each.name: each for each in (ExportPass(), FoldPass(), QuantizePass())}

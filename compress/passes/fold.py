@@ -62,7 +62,9 @@ class FoldPass:
             "nodes": {"before": len(artifact.payload.graph.node), "after": len(model.graph.node)},
             "given_up": given_up,
         }
-        return artifact.then(model, Step(self.name, config.model_dump(), None, numbers), stage="onnx")
+        return artifact.then(
+            model, Step(self.name, config.model_dump(), None, numbers), stage="onnx"
+        )
 
 
 def _raise_opset(model: ModelProto, opset: int) -> ModelProto:

@@ -87,7 +87,7 @@ class QuantizePass:
         model: ModelProto = artifact.payload
         before = Counter(node.op_type for node in _all_nodes(model.graph))
         scheme: dict[str, Any] = {}
-        for part in _plan(before, config.mode):
+        for part in _plan(model, before, config.mode):
             model, told = part(model, config, context)
             scheme.update(told)
         operators = operators_at_run_time(model)
@@ -104,11 +104,15 @@ class QuantizePass:
 Part = Callable[[ModelProto, QuantizeConfig, Context], "tuple[ModelProto, dict[str, Any]]"]
 
 
-def _plan(before: Counter[str], mode: Mode) -> list[Part]:
-    """Return the parts of the work that this graph and mode ask for."""
+def _plan(model: ModelProto, before: Counter[str], mode: Mode) -> list[Part]:
+    """Return the parts of the work that this graph and mode ask for.
+
+    The static tool sees the main graph alone, the dynamic one the graphs inside If and Loop too.
+    """
     parts: list[Part] = []
     is_recurrent = any(before[op] for op in RECURRENT)
-    if mode == "static" or (mode == "auto" and (before["Conv"] or before["Gemm"])):
+    has_anchor = any(node.op_type in ("Conv", "Gemm") for node in model.graph.node)
+    if mode == "static" or (mode == "auto" and has_anchor):
         parts.append(_static)
     if mode == "dynamic" or (mode == "auto" and (is_recurrent or not parts)):
         parts.append(_dynamic)
@@ -198,6 +202,7 @@ def _dynamic(
             per_channel=config.per_channel,
             reduce_range=config.reduce_range,
             weight_type=QuantType.QInt8,
+            extra_options={"EnableSubgraph": True},
         ),
         model,
     )
@@ -261,7 +266,9 @@ def operators_at_run_time(model: ModelProto) -> dict[str, Any]:
         path = Path(folder) / "optimized.onnx"
         level = GraphOptimizationLevel.ORT_ENABLE_EXTENDED
         optimize_offline(model.SerializeToString(), path, level=level)
-        nodes = Counter(ALIASES.get(n.op_type, n.op_type) for n in _all_nodes(onnx.load(path).graph))
+        nodes = Counter(
+            ALIASES.get(n.op_type, n.op_type) for n in _all_nodes(onnx.load(path).graph)
+        )
     overhead = {op: nodes.pop(op) for op in sorted(nodes) if op.endswith("QuantizeLinear")}
     overhead |= {op: nodes.pop(op) for op in sorted(nodes) if op == "DequantizeLinear"}
     integer = {op: count for op, count in sorted(nodes.items()) if _is_integer(op)}

@@ -83,7 +83,7 @@ class SameConv(nn.Conv2d):
     def __init__(self, width: int, out: int, kernel: int, *, stride: int = 1, groups: int = 1):
         super().__init__(width, out, kernel, stride, groups=groups, bias=False)
 
-    def forward(self, x: Tensor) -> Tensor:  # noqa: D102
+    def forward(self, x: Tensor) -> Tensor:
         pads = []
         for size in (x.shape[3], x.shape[2]):
             step, kernel = self.stride[0], self.kernel_size[0]

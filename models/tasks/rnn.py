@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from aigc_compress.errors import UsageError
 from aigc_compress.models import data
 from aigc_compress.task import Feeds, OnStep, Quality, Runner, Split
 
@@ -74,7 +75,7 @@ class WriteText:
         tokens = self.encode(data.text(split))
         length = min(samples or self.default_samples, len(tokens) - 1) // STREAMS
         if length < 1:
-            raise ValueError(f"samples must be at least {STREAMS}")
+            raise UsageError(f"--samples must be at least {STREAMS} characters for this task.")
         stride = (len(tokens) - 1) // STREAMS
         streams = np.stack([tokens[i * stride : i * stride + length + 1] for i in range(STREAMS)])
         state, total, per_stream = self.zero_state(STREAMS), 0, np.zeros(STREAMS)

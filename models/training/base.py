@@ -110,7 +110,7 @@ def epoch_order(count: int, *, seed: int, epoch: int) -> Tensor:
 
 
 def one_cycle(index: int, steps: int, *, warm_up: float) -> float:
-    """Return the learning-rate factor: linear up over `warm_up` of the steps, then a cosine to 0."""
+    """Return the factor of the learning rate: linear up over `warm_up`, then a cosine to 0."""
     progress = (index + 1) / steps
     if progress < warm_up:
         return progress / warm_up

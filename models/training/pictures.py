@@ -26,6 +26,8 @@ def save_grid(images: NDArray[np.float32], path: Path, *, scale: int = 2) -> Pat
     canvas[:count, 1:-1, 1:-1] = pixels
     grid = canvas.reshape(rows, columns, height + 2, width + 2).swapaxes(1, 2)
     picture = Image.fromarray(grid.reshape(rows * (height + 2), columns * (width + 2)))
-    larger = picture.resize((picture.width * scale, picture.height * scale), Image.Resampling.NEAREST)
+    larger = picture.resize(
+        (picture.width * scale, picture.height * scale), Image.Resampling.NEAREST
+    )
     write_atomically(path, lambda temporary: larger.save(temporary, "PNG"))
     return path

@@ -1,4 +1,4 @@
-"""Train the reference RNN: next-character cross entropy, truncated back-propagation with kept state."""
+"""Train the reference RNN: next-character cross entropy, truncated back-propagation."""
 
 from __future__ import annotations
 

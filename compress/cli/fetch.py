@@ -1,0 +1,35 @@
+"""`aigc-compress fetch`: write a shipped reference into the current folder."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from aigc_compress.console import show
+from aigc_compress.errors import OutputError
+from aigc_compress.storage import write_bytes
+
+__all__ = ["fetch"]
+
+
+def fetch(
+    name: Annotated[str, typer.Argument(help="gan, cnn or rnn")],
+    output: Annotated[
+        Path | None, typer.Option("-o", "--output", help="file to write [NAME.pt]")
+    ] = None,
+    force: Annotated[bool, typer.Option(help="overwrite another file of that name")] = False,
+) -> None:
+    """Write a trained reference model as a .pt file.
+
+    Example: aigc-compress fetch gan
+    """
+    from aigc_compress.models.registry import weights_path
+
+    content = weights_path(name).read_bytes()
+    target = output or Path(f"{name}.pt")
+    if target.is_file() and not force and target.read_bytes() != content:
+        raise OutputError(f"{target} holds something else; --force overwrites it.")
+    write_bytes(target, content)
+    show(str(target))

@@ -1,0 +1,69 @@
+"""Options that several verbs share."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from aigc_compress.bench.latency import LatencyPlan
+from aigc_compress.workload import FeedOptions
+
+__all__ = [
+    "Calibration",
+    "Evaluation",
+    "Feed",
+    "Json",
+    "MaxDrop",
+    "Samples",
+    "Seed",
+    "Shape",
+    "Threads",
+    "feed_options",
+    "latency_plan",
+]
+
+Calibration = Annotated[
+    Path | None,
+    typer.Option(help=".npz, one array per input; array[i] is fed for sample i"),
+]
+Evaluation = Annotated[
+    Path | None, typer.Option(help=".npz like --calibration, for measuring quality and time")
+]
+Feed = Annotated[
+    list[str] | None,
+    typer.Option(
+        help="noise for an input: 'z=normal(0,1)', 'x=uniform(-1,1)', 'n=randint(0,9)',"
+        " 'sr=constant(16000)'"
+    ),
+]
+Shape = Annotated[
+    list[str] | None,
+    typer.Option(help="sizes of an input's axes, 'x=1,3,224,224', or of one axis, 'height=64'"),
+]
+Json = Annotated[bool, typer.Option("--json", help="print one JSON document on stdout")]
+Threads = Annotated[int, typer.Option(min=1, max=256, help="intra-op threads while timing")]
+Samples = Annotated[
+    int | None, typer.Option(min=2, help="samples of the quality measurement [the task's default]")
+]
+Seed = Annotated[int, typer.Option(min=0, max=2**31 - 1, help="seed of everything random")]
+MaxDrop = Annotated[
+    str | None,
+    typer.Option(help="allowed loss of quality: 0.5 in the metric's unit, or 1% of the baseline"),
+]
+
+
+def feed_options(
+    calibration: Path | None,
+    evaluation: Path | None,
+    feed: list[str] | None,
+    shape: list[str] | None,
+) -> FeedOptions:
+    """Gather what was said about feeds."""
+    return FeedOptions(calibration, evaluation, tuple(feed or ()), tuple(shape or ()))
+
+
+def latency_plan(threads: int, processes: int, seed: int) -> LatencyPlan:
+    """Gather what was said about timing."""
+    return LatencyPlan(threads=threads, processes=processes, seed=seed)

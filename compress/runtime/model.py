@@ -1,0 +1,69 @@
+"""Load an ONNX model and call it like a function."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnxruntime
+from numpy.typing import NDArray
+
+from aigc_compress.errors import FeedError, InputFileError
+
+__all__ = ["Model", "load"]
+
+
+class Model:
+    """A loaded model; it may be called from several threads at once.
+
+    Attributes:
+        inputs: input names in order.
+        outputs: output names in order.
+        metadata: the file's own metadata, how it was made included.
+    """
+
+    def __init__(self, session: onnxruntime.InferenceSession) -> None:
+        self._session = session
+        self.inputs = tuple(each.name for each in session.get_inputs())
+        self.outputs = tuple(each.name for each in session.get_outputs())
+        self.metadata: dict[str, str] = dict(session.get_modelmeta().custom_metadata_map)
+
+    def __call__(self, *arrays: NDArray[Any], **named: NDArray[Any]) -> dict[str, NDArray[Any]]:
+        """Run once: arrays in the order of `inputs`, or by name; returns the outputs by name.
+
+        Raises:
+            FeedError: an input is missing, unknown, or of another dtype or shape.
+        """
+        feeds = {**dict(zip(self.inputs, arrays, strict=False)), **named}
+        if len(arrays) > len(self.inputs) or set(feeds) != set(self.inputs):
+            raise FeedError(f"The inputs are {', '.join(self.inputs)}; given: {', '.join(feeds)}.")
+        try:
+            values = self._session.run(None, {k: np.asarray(v) for k, v in feeds.items()})
+        except Exception as error:  # ONNX Runtime's exceptions have no common base of their own
+            raise FeedError(f"The model does not run on this input: {error}") from error
+        return dict(zip(self.outputs, values, strict=True))
+
+
+def load(path: str | Path, *, threads: int = 1) -> Model:
+    """Load an `.onnx` file on the CPU.
+
+    Args:
+        path: the file.
+        threads: intra-op threads.
+
+    Raises:
+        InputFileError: the file is missing, or ONNX Runtime does not load it.
+    """
+    if not Path(path).is_file():
+        raise InputFileError(f"There is no file {path}.")
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.log_severity_level = 4
+    try:
+        session = onnxruntime.InferenceSession(
+            str(path), options, providers=["CPUExecutionProvider"]
+        )
+    except Exception as error:  # as above
+        raise InputFileError(f"{path} does not load: {error}") from error
+    return Model(session)
