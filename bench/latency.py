@@ -92,7 +92,7 @@ def measure_latency(
     total = plan.processes * plan.blocks
     with tempfile.TemporaryDirectory() as folder:
         feed_file = Path(folder) / "feeds.npz"
-        np.savez(feed_file, **feeds)
+        np.savez(feed_file, **dict(feeds))  # type: ignore[arg-type]
         for process in range(plan.processes):
             with ExitStack() as stack:
                 workers = [

@@ -18,7 +18,19 @@ _HOMES = {
     "load_artifact": "loading",
     "quantize": "api",
 }
-__all__ = [*sorted(_HOMES), "__version__"]
+__all__ = [
+    "AigcCompressError",
+    "Artifact",
+    "BenchOptions",
+    "Budget",
+    "FeedOptions",
+    "QuantizeOptions",
+    "__version__",
+    "bench_models",
+    "export",
+    "load_artifact",
+    "quantize",
+]
 
 
 def __getattr__(name: str) -> Any:

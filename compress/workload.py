@@ -41,15 +41,17 @@ class FeedOptions:
 
 
 class Workload(Protocol):
-    """Feeds and a quality for one model.
+    """Feeds and a quality for one model."""
 
-    Attributes:
-        has_baseline_quality: whether the FP32 model has a quality of its own to compare with.
-        notes: what the user should know about where the feeds came from.
-    """
+    @property
+    def has_baseline_quality(self) -> bool:
+        """Whether the FP32 model has a quality of its own to compare with."""
+        ...
 
-    has_baseline_quality: bool
-    notes: tuple[str, ...]
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What the user should know about where the feeds came from."""
+        ...
 
     def check_feeds(self) -> tuple[Feeds, ...]:
         """Return sets of feeds of at least two sizes where axes are dynamic."""

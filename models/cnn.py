@@ -14,9 +14,9 @@ class CnnConfig(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    widths: tuple[int, ...] = Field((32, 64, 128), description="channels of each stage")
-    blocks: tuple[int, ...] = Field((1, 2, 3), description="residual blocks of each stage")
-    classes: int = Field(10, ge=2, description="number of classes")
+    widths: tuple[int, ...] = Field(default=(32, 64, 128), description="channels of each stage")
+    blocks: tuple[int, ...] = Field(default=(1, 2, 3), description="residual blocks of each stage")
+    classes: int = Field(default=10, ge=2, description="number of classes")
 
     @model_validator(mode="after")
     def _check_stages(self) -> CnnConfig:

@@ -29,7 +29,7 @@ import urllib.request
 from collections.abc import Callable
 from importlib import resources
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -129,7 +129,10 @@ def to_unit_range(pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
 
 def to_pixels(image: NDArray[np.float32]) -> NDArray[np.uint8]:
     """Turn float32 (N, 1, 28, 28) in [-1, 1] into uint8 (N, 28, 28), rounding and clipping."""
-    return np.clip(np.rint((image[:, 0] + 1.0) * 127.5), 0, 255).astype(np.uint8)
+    pixels: NDArray[np.uint8] = np.clip(np.rint((image[:, 0] + 1.0) * 127.5), 0, 255).astype(
+        np.uint8
+    )
+    return pixels
 
 
 def find_training_images(folder: Path | None = None, on_step: OnStep | None = None) -> Path:
@@ -195,9 +198,10 @@ def embedded_text() -> str:
 
 
 @functools.cache
-def _embedded_images() -> dict[str, NDArray[np.uint8]]:
+def _embedded_images() -> dict[str, NDArray[Any]]:
     with _embedded_file("fashion-mnist.npz").open("rb") as file, np.load(file) as arrays:
-        return {name: arrays[name] for name in arrays.files}
+        loaded: dict[str, NDArray[Any]] = {name: arrays[name] for name in arrays.files}
+    return loaded
 
 
 def _embedded_file(name: str) -> Path:
@@ -206,7 +210,9 @@ def _embedded_file(name: str) -> Path:
 
 def _split_of_chapter(index: int) -> Split:
     position = index % CHAPTER_STRIDE
-    return {TEST_CHAPTER: "test", VALIDATION_CHAPTER: "validation"}.get(position, "train")  # type: ignore[return-value]
+    if position == TEST_CHAPTER:
+        return "test"
+    return "validation" if position == VALIDATION_CHAPTER else "train"
 
 
 def _check_files(folder: Path) -> None:

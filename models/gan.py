@@ -17,9 +17,9 @@ class GanConfig(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    latent: int = Field(100, ge=1, description="length of the latent vector")
+    latent: int = Field(default=100, ge=1, description="length of the latent vector")
     widths: tuple[int, int, int] = Field(
-        (128, 128, 128), description="channels after the projection, at 7x7 and at 14x14"
+        default=(128, 128, 128), description="channels after the projection, at 7x7 and at 14x14"
     )
 
 
@@ -28,8 +28,10 @@ class DiscriminatorConfig(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    widths: tuple[int, int, int] = Field((64, 128, 256), description="channels of each layer")
-    spectral_norm: bool = Field(True, description="normalize weights (Miyato et al. 2018)")
+    widths: tuple[int, int, int] = Field(
+        default=(64, 128, 256), description="channels of each layer"
+    )
+    spectral_norm: bool = Field(default=True, description="normalize weights (Miyato et al. 2018)")
 
 
 class Generator(nn.Module):

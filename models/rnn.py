@@ -16,10 +16,10 @@ class RnnConfig(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     alphabet: str = Field(min_length=2, description="all characters; a token is an index into it")
-    cell: Literal["lstm", "gru"] = Field("lstm", description="kind of recurrent cell")
-    layers: int = Field(2, ge=1, description="number of recurrent layers")
-    hidden: int = Field(512, ge=1, description="units of a layer")
-    embedding: int = Field(128, ge=1, description="length of a character's embedding")
+    cell: Literal["lstm", "gru"] = Field(default="lstm", description="kind of recurrent cell")
+    layers: int = Field(default=2, ge=1, description="number of recurrent layers")
+    hidden: int = Field(default=512, ge=1, description="units of a layer")
+    embedding: int = Field(default=128, ge=1, description="length of a character's embedding")
 
 
 class CharacterModel(nn.Module):

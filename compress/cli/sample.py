@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -67,11 +67,18 @@ def _draw(session: Session, task: Task, output: Path, count: int, seed: int) -> 
 
 
 def _write(
-    session: Session, task: Task, output: Path | None, prompt: str, count: int, settings: dict
+    session: Session,
+    task: Task,
+    output: Path | None,
+    prompt: str,
+    count: int,
+    settings: dict[str, Any],
 ) -> None:
+    from aigc_compress.models.tasks.rnn import WriteText
     from aigc_compress.models.text import Writer
     from aigc_compress.storage import write_bytes
 
+    assert isinstance(task, WriteText)
     writer = Writer(session, task).write(prompt, count, **settings)
     if output is None:
         print(prompt, end="")

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
+import numpy as np
 import onnxruntime
 from numpy.typing import NDArray
 
@@ -15,8 +16,6 @@ from aigc_compress.task import Feeds
 from .base import Availability
 
 __all__ = ["OrtEngine", "OrtSession", "optimize_offline"]
-
-Level = onnxruntime.GraphOptimizationLevel
 
 
 class OrtSession:
@@ -34,7 +33,7 @@ class OrtSession:
             values = self._session.run(self._names, feeds)
         except Exception as error:
             raise _translated(error, "run") from error
-        return dict(zip(self._names, values, strict=True))
+        return {name: np.asarray(v) for name, v in zip(self._names, values, strict=True)}
 
 
 class OrtEngine:
@@ -80,9 +79,13 @@ def _translated(error: Exception, verb: str) -> Exception:
     return PassError(f"ONNX Runtime does not {verb} this graph: {first}")
 
 
-def optimize_offline(model: bytes, path: Path, *, level: Level) -> None:
+def optimize_offline(model: bytes, path: Path, *, level: Literal["basic", "extended"]) -> None:
     """Write the graph as ONNX Runtime would run it after optimizations of `level` to `path`."""
     options = session_options(1)
-    options.graph_optimization_level = level
+    levels = onnxruntime.GraphOptimizationLevel
+    is_basic = level == "basic"
+    options.graph_optimization_level = (
+        levels.ORT_ENABLE_BASIC if is_basic else levels.ORT_ENABLE_EXTENDED
+    )
     options.optimized_model_filepath = str(path)
     create_session(model, options)

@@ -87,7 +87,7 @@ class TrtSession:
         if self._engine is None:
             raise PassError("TensorRT does not run this engine on this GPU.")
         self._context = self._engine.create_execution_context()
-        self._stream = torch.cuda.Stream()
+        self._stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
 
     def run(self, feeds: Feeds) -> dict[str, NDArray[Any]]:
         """Copy the feeds in, execute, copy the outputs back; returns when all is done."""

@@ -30,12 +30,14 @@ class ExportConfig(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    opset: int = Field(20, ge=17, le=23, description="ONNX operator set of the graph")
+    opset: int = Field(default=20, ge=17, le=23, description="ONNX operator set of the graph")
     dynamic_axes: dict[str, dict[int, str]] = Field(
         default_factory=dict, description="names of the axes that stay dynamic, by input and axis"
     )
     tolerance: float = Field(
-        1e-4, gt=0, description="largest difference to torch, as a share of the largest output"
+        default=1e-4,
+        gt=0,
+        description="largest difference to torch, as a share of the largest output",
     )
 
 

@@ -9,7 +9,6 @@ from tempfile import TemporaryDirectory
 import numpy as np
 import onnx
 from onnx import ModelProto
-from onnxruntime import GraphOptimizationLevel
 from pydantic import BaseModel, ConfigDict, Field
 
 from aigc_compress.artifact import Artifact, Step
@@ -26,8 +25,12 @@ class FoldConfig(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    opset: int = Field(17, ge=13, le=23, description="older graphs are converted up to this one")
-    least_sqnr_db: float = Field(80.0, gt=0, description="agreement with the graph before, in dB")
+    opset: int = Field(
+        default=17, ge=13, le=23, description="older graphs are converted up to this one"
+    )
+    least_sqnr_db: float = Field(
+        default=80.0, gt=0, description="agreement with the graph before, in dB"
+    )
 
 
 class FoldPass:
@@ -86,8 +89,7 @@ def _optimize(model: ModelProto) -> ModelProto:
 def _optimize_basic(model: ModelProto) -> ModelProto:
     with TemporaryDirectory() as folder:
         path = Path(folder) / "folded.onnx"
-        level = GraphOptimizationLevel.ORT_ENABLE_BASIC
-        optimize_offline(model.SerializeToString(), path, level=level)
+        optimize_offline(model.SerializeToString(), path, level="basic")
         folded = onnx.load(path)
     _drop_unused_domains(folded)
     return folded

@@ -17,7 +17,6 @@ from typing import Any, Literal
 import numpy as np
 import onnx
 from onnx import ModelProto, helper, numpy_helper
-from onnxruntime import GraphOptimizationLevel
 from pydantic import BaseModel, ConfigDict, Field
 
 from aigc_compress.artifact import Artifact, Step
@@ -58,6 +57,13 @@ WHY_FLOAT: Mapping[str, str] = {
 }
 ALIASES = {"FusedConv": "Conv", "FusedGemm": "Gemm", "FusedMatMul": "MatMul"}
 SMALLEST_WEIGHT = 1024
+# Per channel, and options for ONNX Runtime's static tool, tried in this order. Its adjustment of
+# weight scales to int32 biases fails on some per-channel Gemms (1.32: "truth value of an array").
+ATTEMPTS: tuple[tuple[bool, Mapping[str, Any]], ...] = (
+    (True, {}),
+    (True, {"QDQDisableWeightAdjustForInt32Bias": True}),
+    (False, {}),
+)
 
 
 class QuantizeConfig(BaseModel):
@@ -65,10 +71,13 @@ class QuantizeConfig(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    mode: Mode = Field("auto", description="auto: static for Conv and Gemm, dynamic for LSTM")
-    per_channel: bool = Field(True, description="one scale per output channel of a weight")
+    mode: Mode = Field(
+        default="auto", description="auto: static for Conv and Gemm, dynamic for LSTM"
+    )
+    per_channel: bool = Field(default=True, description="one scale per output channel of a weight")
     reduce_range: bool = Field(
-        False, description="7-bit weights: u8 x s8 sums saturate in int16 on x86 without VNNI"
+        default=False,
+        description="7-bit weights: u8 x s8 sums saturate in int16 on x86 without VNNI",
     )
 
 
@@ -136,27 +145,33 @@ def _static(
             " Try --mode dynamic."
         )
     named = _with_node_names(model)
-    reader = _Reader(context.calibration, context.on_step)
-    quantized = _through_file(
-        lambda source, target: quantize_static(
-            source,
-            target,
-            reader,
-            quant_format=QuantFormat.QDQ,
-            op_types_to_quantize=[*anchors, *STATIC_FOLLOWERS],
-            nodes_to_quantize=_integer_region(named),
-            per_channel=config.per_channel,
-            reduce_range=config.reduce_range,
-            activation_type=QuantType.QUInt8,
-            weight_type=QuantType.QInt8,
-        ),
-        named,
-    )
+    given_up: list[str] = []
+    for per_channel, extra in ATTEMPTS:
+        attempt = config.model_copy(update={"per_channel": config.per_channel and per_channel})
+        options = {
+            "quant_format": QuantFormat.QDQ,
+            "op_types_to_quantize": [*anchors, *STATIC_FOLLOWERS],
+            "nodes_to_quantize": _integer_region(named),
+            "per_channel": attempt.per_channel,
+            "reduce_range": attempt.reduce_range,
+            "activation_type": QuantType.QUInt8,
+            "weight_type": QuantType.QInt8,
+            "extra_options": dict(extra),
+        }
+        reader = _Reader(context.calibration, context.on_step)
+        try:
+            quantized = _through_file(quantize_static, named, reader, **options)
+            break
+        except PassError as error:
+            given_up.append(str(error))
+    else:
+        raise PassError(given_up[0])
     told = {
         "activations": "uint8, asymmetric, per tensor, min-max",
-        "weights": _weights_told(config),
+        "weights": _weights_told(attempt),
         "operators": anchors,
         "calibration_sets": len(context.calibration),
+        "given_up": given_up,
     }
     return quantized, {"static": told}
 
@@ -195,16 +210,13 @@ def _dynamic(
     from onnxruntime.quantization import QuantType, quantize_dynamic
 
     quantized = _through_file(
-        lambda source, target: quantize_dynamic(
-            source,
-            target,
-            op_types_to_quantize=["LSTM", "MatMul"],
-            per_channel=config.per_channel,
-            reduce_range=config.reduce_range,
-            weight_type=QuantType.QInt8,
-            extra_options={"EnableSubgraph": True},
-        ),
+        quantize_dynamic,
         model,
+        op_types_to_quantize=["LSTM", "MatMul"],
+        per_channel=config.per_channel,
+        reduce_range=config.reduce_range,
+        weight_type=QuantType.QInt8,
+        extra_options={"EnableSubgraph": True},
     )
     told = {"activations": "uint8, ranges measured at run time", "weights": _weights_told(config)}
     return quantized, {"dynamic": told}
@@ -264,10 +276,9 @@ def operators_at_run_time(model: ModelProto) -> dict[str, Any]:
     """
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "optimized.onnx"
-        level = GraphOptimizationLevel.ORT_ENABLE_EXTENDED
-        optimize_offline(model.SerializeToString(), path, level=level)
-        nodes = Counter(
-            ALIASES.get(n.op_type, n.op_type) for n in _all_nodes(onnx.load(path).graph)
+        optimize_offline(model.SerializeToString(), path, level="extended")
+        nodes: Counter[str] = Counter(
+            ALIASES.get(str(n.op_type), str(n.op_type)) for n in _all_nodes(onnx.load(path).graph)
         )
     overhead = {op: nodes.pop(op) for op in sorted(nodes) if op.endswith("QuantizeLinear")}
     overhead |= {op: nodes.pop(op) for op in sorted(nodes) if op == "DequantizeLinear"}
@@ -313,13 +324,15 @@ class _Reader:
         self._next = 0
 
 
-def _through_file(quantize: Callable[[str, str], object], model: ModelProto) -> ModelProto:
+def _through_file(
+    quantize: Callable[..., object], model: ModelProto, *arguments: Any, **options: Any
+) -> ModelProto:
     """Run a tool that works from file to file; its chatter is silenced, its failure named."""
     with tempfile.TemporaryDirectory() as folder, _quiet():
         source, target = Path(folder) / "float.onnx", Path(folder) / "int8.onnx"
         onnx.save(model, source)
         try:
-            quantize(str(source), str(target))
+            quantize(str(source), str(target), *arguments, **options)
         except Exception as error:  # the tool raises whatever its helpers do
             first = (str(error).strip().splitlines() or [type(error).__name__])[0]
             raise PassError(f"ONNX Runtime's quantization tool failed: {first}") from error

@@ -42,7 +42,7 @@ class Model:
             values = self._session.run(None, {k: np.asarray(v) for k, v in feeds.items()})
         except Exception as error:  # ONNX Runtime's exceptions have no common base of their own
             raise FeedError(f"The model does not run on this input: {error}") from error
-        return dict(zip(self.outputs, values, strict=True))
+        return {name: np.asarray(v) for name, v in zip(self.outputs, values, strict=True)}
 
 
 def load(path: str | Path, *, threads: int = 1) -> Model:

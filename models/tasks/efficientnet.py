@@ -53,7 +53,8 @@ class EfficientNetLite0(nn.Module):
         x = F.relu6(self._bn0(self._conv_stem(x)))
         for block in self._blocks:
             x = block(x)
-        return F.relu6(self._bn1(self._conv_head(x))).mean((2, 3))
+        pooled: Tensor = F.relu6(self._bn1(self._conv_head(x))).mean((2, 3))
+        return pooled
 
 
 class _Block(nn.Module):
@@ -74,7 +75,8 @@ class _Block(nn.Module):
         y = F.relu6(self._bn0(self._expand_conv(x))) if self.expands else x
         y = F.relu6(self._bn1(self._depthwise_conv(y)))
         y = self._bn2(self._project_conv(y))
-        return x + y if self.is_residual else y
+        out: Tensor = x + y if self.is_residual else y
+        return out
 
 
 class SameConv(nn.Conv2d):
@@ -83,13 +85,13 @@ class SameConv(nn.Conv2d):
     def __init__(self, width: int, out: int, kernel: int, *, stride: int = 1, groups: int = 1):
         super().__init__(width, out, kernel, stride, groups=groups, bias=False)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, input: Tensor) -> Tensor:
         pads = []
-        for size in (x.shape[3], x.shape[2]):
+        for size in (input.shape[3], input.shape[2]):
             step, kernel = self.stride[0], self.kernel_size[0]
             total = max((-(-size // step) - 1) * step + kernel - size, 0)
             pads += [total // 2, total - total // 2]
-        return super().forward(F.pad(x, pads))
+        return super().forward(F.pad(input, pads))
 
 
 def _norm(width: int) -> nn.BatchNorm2d:
@@ -105,4 +107,5 @@ def load_efficientnet() -> EfficientNetLite0:
     weights = torch.load(Path(spec.origin).parent / WEIGHTS, weights_only=True)
     network = EfficientNetLite0()
     network.load_state_dict(weights)
-    return network.eval().to(memory_format=torch.channels_last)  # type: ignore[call-overload, no-any-return]
+    network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    return network.eval()

@@ -28,13 +28,17 @@ class TrainingConfig(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    steps: int = Field(1000, ge=1, description="optimizer steps")
-    batch_size: int = Field(64, ge=2, description="samples of a step")
-    seed: int = Field(0, ge=0, lt=2**31, description="seed of weights, data order and noise")
-    precision: Precision = Field("auto", description="auto: bf16 where the device is fast at it")
-    ema_decay: float = Field(0.999, ge=0, lt=1, description="decay of the averaged weights")
-    validate_every: int = Field(1000, ge=1, description="steps between validations")
-    validation_samples: int = Field(2000, ge=100, description="samples of each validation")
+    steps: int = Field(default=1000, ge=1, description="optimizer steps")
+    batch_size: int = Field(default=64, ge=2, description="samples of a step")
+    seed: int = Field(
+        default=0, ge=0, lt=2**31, description="seed of weights, data order and noise"
+    )
+    precision: Precision = Field(
+        default="auto", description="auto: bf16 where the device is fast at it"
+    )
+    ema_decay: float = Field(default=0.999, ge=0, lt=1, description="decay of the averaged weights")
+    validate_every: int = Field(default=1000, ge=1, description="steps between validations")
+    validation_samples: int = Field(default=2000, ge=100, description="samples of each validation")
 
 
 class Trainer(ABC):

@@ -17,7 +17,7 @@ from aigc_compress.engines.torch import TorchRunner
 from aigc_compress.models import data
 from aigc_compress.models.cnn import CnnConfig, ResidualNetwork
 from aigc_compress.models.tasks import make_task
-from aigc_compress.task import Quality
+from aigc_compress.task import Quality, Task
 
 from .base import Trainer, TrainingConfig, average_into, epoch_order, one_cycle, seeded
 from .pictures import save_grid
@@ -29,14 +29,18 @@ class CnnTraining(TrainingConfig):
     """Settings of the CNN's training."""
 
     model: CnnConfig = CnnConfig()
-    steps: int = Field(5160, ge=1, description="optimizer steps; 429 see every image once")
-    batch_size: int = Field(128, ge=2, description="images of a step")
-    learning_rate: float = Field(0.2, gt=0, description="peak of the one-cycle schedule")
-    weight_decay: float = Field(5e-4, ge=0, description="L2 factor, on all weights")
-    label_smoothing: float = Field(0.05, ge=0, lt=1, description="share of the target spread out")
-    crop_padding: int = Field(2, ge=0, description="pixels that a random crop may shift")
-    erased_side: int = Field(8, ge=0, description="side in pixels of the patch erased to grey")
-    validate_every: int = Field(860, ge=1, description="steps between validations")
+    steps: int = Field(default=5160, ge=1, description="optimizer steps; 429 see every image once")
+    batch_size: int = Field(default=128, ge=2, description="images of a step")
+    learning_rate: float = Field(default=0.2, gt=0, description="peak of the one-cycle schedule")
+    weight_decay: float = Field(default=5e-4, ge=0, description="L2 factor, on all weights")
+    label_smoothing: float = Field(
+        default=0.05, ge=0, lt=1, description="share of the target spread out"
+    )
+    crop_padding: int = Field(default=2, ge=0, description="pixels that a random crop may shift")
+    erased_side: int = Field(
+        default=8, ge=0, description="side in pixels of the patch erased to grey"
+    )
+    validate_every: int = Field(default=860, ge=1, description="steps between validations")
 
 
 class CnnTrainer(Trainer):
@@ -72,7 +76,7 @@ class CnnTrainer(Trainer):
             logits = self.network(images)
         loss = F.cross_entropy(logits.float(), labels, label_smoothing=config.label_smoothing)
         self.optimizer.zero_grad()
-        loss.backward()
+        loss.backward()  # type: ignore[no-untyped-call]
         self.optimizer.step()
         average_into(self.average, self.network, decay=config.ema_decay, index=index)
         return {"loss": loss.detach()}
@@ -94,7 +98,7 @@ class CnnTrainer(Trainer):
         return Checkpoint("cnn", config, state, task="cnn")
 
     @property
-    def _task(self):  # type: ignore[no-untyped-def]
+    def _task(self) -> Task:
         return make_task("cnn", self.config.model.model_dump())
 
     def _batch(self, index: int) -> tuple[Tensor, Tensor]:

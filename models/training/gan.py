@@ -36,15 +36,23 @@ class GanTraining(TrainingConfig):
 
     model: GanConfig = GanConfig()
     discriminator: DiscriminatorConfig = DiscriminatorConfig()
-    loss: Literal["standard", "hinge"] = Field("standard", description="see the module's text")
-    steps: int = Field(20_000, ge=1, description="steps; 859 see every image once")
-    batch_size: int = Field(64, ge=2, description="images of a step")
-    generator_rate: float = Field(2e-4, gt=0, description="Adam learning rate of the generator")
-    discriminator_rate: float = Field(2e-4, gt=0, description="the same of the discriminator")
-    beta1: float = Field(0.5, ge=0, lt=1, description="Adam's first-moment decay")
-    decay_from: float = Field(0.5, ge=0, le=1, description="share of steps after which rates fall")
-    validate_every: int = Field(2000, ge=1, description="steps between validations")
-    validation_samples: int = Field(1000, ge=100, description="samples of each validation")
+    loss: Literal["standard", "hinge"] = Field(
+        default="standard", description="see the module's text"
+    )
+    steps: int = Field(default=20_000, ge=1, description="steps; 859 see every image once")
+    batch_size: int = Field(default=64, ge=2, description="images of a step")
+    generator_rate: float = Field(
+        default=2e-4, gt=0, description="Adam learning rate of the generator"
+    )
+    discriminator_rate: float = Field(
+        default=2e-4, gt=0, description="the same of the discriminator"
+    )
+    beta1: float = Field(default=0.5, ge=0, lt=1, description="Adam's first-moment decay")
+    decay_from: float = Field(
+        default=0.5, ge=0, le=1, description="share of steps after which rates fall"
+    )
+    validate_every: int = Field(default=2000, ge=1, description="steps between validations")
+    validation_samples: int = Field(default=1000, ge=100, description="samples of each validation")
 
 
 class GanTrainer(Trainer):
@@ -159,7 +167,7 @@ class GanTrainer(Trainer):
     def _descend(self, name: str, loss: Tensor) -> None:
         optimizer = self.optimizers[name]
         optimizer.zero_grad()
-        loss.backward()
+        loss.backward()  # type: ignore[no-untyped-call]
         optimizer.step()
 
 

@@ -32,24 +32,30 @@ class RnnShape(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    cell: Literal["lstm", "gru"] = Field("lstm", description="kind of recurrent cell")
-    layers: int = Field(2, ge=1, description="number of recurrent layers")
-    hidden: int = Field(512, ge=1, description="units of a layer")
-    embedding: int = Field(128, ge=1, description="length of a character's embedding")
+    cell: Literal["lstm", "gru"] = Field(default="lstm", description="kind of recurrent cell")
+    layers: int = Field(default=2, ge=1, description="number of recurrent layers")
+    hidden: int = Field(default=512, ge=1, description="units of a layer")
+    embedding: int = Field(default=128, ge=1, description="length of a character's embedding")
 
 
 class RnnTraining(TrainingConfig):
     """Settings of the RNN's training."""
 
     model: RnnShape = RnnShape()
-    steps: int = Field(2280, ge=1, description="optimizer steps; 456 read every character once")
-    batch_size: int = Field(64, ge=2, description="streams of text that a step reads")
-    window: int = Field(128, ge=2, description="characters of each stream in a step")
-    learning_rate: float = Field(4e-3, gt=0, description="peak of the one-cycle schedule (Adam)")
-    clip: float = Field(1.0, gt=0, description="largest norm of the gradient")
-    ema_decay: float = Field(0.99, ge=0, lt=1, description="decay of the averaged weights")
-    validate_every: int = Field(456, ge=1, description="steps between validations")
-    validation_samples: int = Field(50_000, ge=100, description="characters of each validation")
+    steps: int = Field(
+        default=2280, ge=1, description="optimizer steps; 456 read every character once"
+    )
+    batch_size: int = Field(default=64, ge=2, description="streams of text that a step reads")
+    window: int = Field(default=128, ge=2, description="characters of each stream in a step")
+    learning_rate: float = Field(
+        default=4e-3, gt=0, description="peak of the one-cycle schedule (Adam)"
+    )
+    clip: float = Field(default=1.0, gt=0, description="largest norm of the gradient")
+    ema_decay: float = Field(default=0.99, ge=0, lt=1, description="decay of the averaged weights")
+    validate_every: int = Field(default=456, ge=1, description="steps between validations")
+    validation_samples: int = Field(
+        default=50_000, ge=100, description="characters of each validation"
+    )
 
 
 class RnnTrainer(Trainer):
@@ -87,7 +93,7 @@ class RnnTrainer(Trainer):
         self.hidden = tuple(each.detach().float() for each in state)
         loss = F.cross_entropy(logits.float().flatten(0, 1), window[:, 1:].flatten())
         self.optimizer.zero_grad()
-        loss.backward()
+        loss.backward()  # type: ignore[no-untyped-call]
         torch.nn.utils.clip_grad_norm_(self.network.parameters(), config.clip)
         self.optimizer.step()
         average_into(self.average, self.network, decay=config.ema_decay, index=index)

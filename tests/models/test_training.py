@@ -1,0 +1,164 @@
+import json
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+import torch
+
+from aigc_compress.checkpoint import read_checkpoint
+from aigc_compress.models import data
+from aigc_compress.models.cnn import CnnConfig
+from aigc_compress.models.gan import DiscriminatorConfig, GanConfig
+from aigc_compress.models.training.base import average_into, one_cycle, seeded
+from aigc_compress.models.training.cnn import CnnTrainer, CnnTraining
+from aigc_compress.models.training.gan import GanTrainer, GanTraining
+from aigc_compress.models.training.rnn import RnnTrainer, RnnTraining
+
+CPU = torch.device("cpu")
+TRAIN = [
+    sys.executable,
+    "-c",
+    "from aigc_compress.cli import main; main()",
+    "train",
+    "rnn",
+    *("--steps", "60", "--threads", "1", "--checkpoint-minutes", "0", "--device", "cpu"),
+    *("--set", "model.hidden=16", "--set", "model.layers=1", "--set", "batch_size=4"),
+    *("--set", "window=16", "--set", "validation_samples=320", "--set", "validate_every=20"),
+]
+
+
+def trainers():
+    images = data.calibration_images()
+    return {
+        "cnn": lambda: CnnTrainer(
+            CnnTraining(model=CnnConfig(widths=(4,), blocks=(1,)), batch_size=8, precision="fp32"),
+            device=CPU,
+            images=images,
+        ),
+        "gan": lambda: GanTrainer(
+            GanTraining(
+                model=GanConfig(latent=4, widths=(4, 4, 4)),
+                discriminator=DiscriminatorConfig(widths=(4, 4, 4)),
+                batch_size=8,
+                precision="fp32",
+            ),
+            device=CPU,
+            images=images,
+        ),
+        "rnn": lambda: RnnTrainer(
+            RnnTraining.model_validate(
+                {"model": {"hidden": 8, "layers": 1}, "batch_size": 4, "precision": "fp32"}
+            ),
+            device=CPU,
+        ),
+    }
+
+
+def run(trainer, first, last):
+    losses = []
+    for index in range(first, last):
+        with seeded(0, index + 1):
+            losses.append({k: float(v) for k, v in trainer.step(index).items()})
+    return losses
+
+
+@pytest.mark.parametrize("name", ["cnn", "gan", "rnn"])
+def test_state_carried_into_a_new_trainer_goes_on_with_the_same_numbers(name):
+    make = trainers()[name]
+    unbroken = make()
+    run(unbroken, 0, 3)
+    state = unbroken.state()
+    copied = torch.load(saved(state), weights_only=True)
+    wanted = run(unbroken, 3, 6)
+    resumed = make()
+    resumed.load_state(copied)
+    assert run(resumed, 3, 6) == wanted
+
+
+def saved(state):
+    import io
+
+    buffer = io.BytesIO()
+    torch.save(state, buffer)
+    buffer.seek(0)
+    return buffer
+
+
+@pytest.mark.parametrize("name", ["cnn", "gan", "rnn"])
+def test_a_step_leaves_the_callers_random_state_alone(name):
+    trainer = trainers()[name]()
+    before = torch.get_rng_state()
+    run(trainer, 0, 1)
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_hinge_and_standard_losses_follow_their_formulas():
+    from aigc_compress.models.training.gan import _discriminator_loss, _generator_loss
+
+    real, drawn = torch.tensor([0.3, -2.0]), torch.tensor([1.5, -0.2])
+    p_real, p_drawn = torch.sigmoid(real), torch.sigmoid(drawn)
+    standard = -(p_real.log().mean() + (1 - p_drawn).log().mean())
+    assert _discriminator_loss(real, drawn, kind="standard") == pytest.approx(float(standard))
+    assert _generator_loss(drawn, kind="standard") == pytest.approx(float(-p_drawn.log().mean()))
+    hinge = (0.7 + 3.0) / 2 + (2.5 + 0.8) / 2
+    assert _discriminator_loss(real, drawn, kind="hinge") == pytest.approx(hinge)
+    assert _generator_loss(drawn, kind="hinge") == pytest.approx(-0.65)
+
+
+def test_one_cycle_rises_to_one_and_falls_to_zero():
+    factors = [one_cycle(i, 100, warm_up=0.25) for i in range(100)]
+    assert max(factors) == pytest.approx(1.0, abs=1e-3)
+    assert factors.index(max(factors)) == 24
+    assert factors[-1] == pytest.approx(0.0)
+    assert factors[24:] == sorted(factors[24:], reverse=True)
+
+
+def test_averaged_weights_follow_the_recurrence():
+    average, module = torch.nn.Linear(1, 1), torch.nn.Linear(1, 1)
+    start, value = float(average.weight), float(module.weight)
+    average_into(average, module, decay=0.999, index=1)
+    keep = 2 / 11
+    assert float(average.weight) == pytest.approx(keep * start + (1 - keep) * value, rel=1e-5)
+
+
+@pytest.mark.slow
+def test_a_killed_run_continues_to_the_same_model_as_an_unbroken_one(tmp_path):
+    whole, broken = tmp_path / "whole", tmp_path / "broken"
+    subprocess.run([*TRAIN, "--folder", str(whole)], check=True, capture_output=True)
+
+    process = subprocess.Popen([*TRAIN, "--folder", str(broken)], stderr=subprocess.DEVNULL)
+    wait_for(broken / "checkpoint.pt", process)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert not (broken / "rnn.pt").exists()
+    subprocess.run([*TRAIN, "--folder", str(broken)], check=True, capture_output=True)
+
+    first, second = read_checkpoint(whole / "rnn.pt"), read_checkpoint(broken / "rnn.pt")
+    assert first.state_dict.keys() == second.state_dict.keys()
+    for name, value in first.state_dict.items():
+        assert torch.equal(value, second.state_dict[name]), name
+    cards = [json.loads((f / "rnn.json").read_text()) for f in (whole, broken)]
+    assert cards[0]["test"] == cards[1]["test"]
+
+
+@pytest.mark.slow
+def test_ctrl_c_saves_and_exits_130(tmp_path):
+    process = subprocess.Popen(
+        [*TRAIN, "--folder", str(tmp_path)], stderr=subprocess.PIPE, text=True
+    )
+    wait_for(tmp_path / "checkpoint.pt", process)
+    process.send_signal(signal.SIGINT)
+    _, told = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert "goes on from there" in told
+    assert "Traceback" not in told
+
+
+def wait_for(path, process):
+    deadline = time.monotonic() + 120
+    while not path.exists():
+        assert process.poll() is None, "training ended before it could be stopped"
+        assert time.monotonic() < deadline
+        time.sleep(0.005)

@@ -1,0 +1,168 @@
+from collections import Counter
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, helper, numpy_helper
+
+from aigc_compress.artifact import Artifact
+from aigc_compress.engines.ort import OrtSession
+from aigc_compress.errors import PassError
+from aigc_compress.passes import Context, QuantizeConfig, sqnr_db
+from aigc_compress.passes.fold import FoldConfig, FoldPass
+from aigc_compress.passes.quantize import QuantizePass
+
+RNG = np.random.default_rng(0)
+
+
+def weight(name, *shape):
+    return numpy_helper.from_array((RNG.standard_normal(shape) * 0.1).astype(np.float32), name)
+
+
+def model(nodes, initializers, x_shape, *, opset=17, inputs=()):
+    graph = helper.make_graph(
+        nodes,
+        "g",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, x_shape), *inputs],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, None)],
+        initializers,
+    )
+    made = helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)], ir_version=8)
+    return Artifact("onnx", onnx.shape_inference.infer_shapes(made))
+
+
+def context(*shape, count=8):
+    feeds = tuple({"x": RNG.standard_normal(shape).astype(np.float32)} for _ in range(count))
+    return Context(feeds[:2], feeds)
+
+
+def conv_net():
+    nodes = [
+        helper.make_node("Conv", ["x", "w1", "b1"], ["c1"], pads=[1, 1, 1, 1], name="conv1"),
+        helper.make_node("Relu", ["c1"], ["r1"], name="relu1"),
+        helper.make_node("Conv", ["r1", "w2"], ["y"], pads=[1, 1, 1, 1], name="conv2"),
+    ]
+    weights = [weight("w1", 16, 3, 3, 3), weight("b1", 16), weight("w2", 16, 16, 3, 3)]
+    return model(nodes, weights, ["N", 3, 8, 8])
+
+
+def transposed_net():
+    nodes = [
+        helper.make_node("ConvTranspose", ["x", "w1"], ["c1"], strides=[2, 2], name="up1"),
+        helper.make_node("LeakyRelu", ["c1"], ["r1"], name="leaky1"),
+        helper.make_node("ConvTranspose", ["r1", "w2"], ["y"], strides=[2, 2], name="up2"),
+    ]
+    return model(nodes, [weight("w1", 8, 32, 4, 4), weight("w2", 32, 3, 4, 4)], ["N", 8, 4, 4])
+
+
+def lstm_net():
+    nodes = [helper.make_node("LSTM", ["x", "w", "r", "b"], ["y"], hidden_size=32, name="lstm")]
+    weights = [weight("w", 1, 128, 16), weight("r", 1, 128, 32), weight("b", 1, 256)]
+    return model(nodes, weights, ["T", "N", 16])
+
+
+def quantized(artifact, ctx, **settings):
+    result = QuantizePass().run(artifact, QuantizeConfig(**settings), ctx)
+    return result, result.history[-1].numbers
+
+
+def agreement_db(before, after, ctx):
+    sessions = [OrtSession(each, threads=1) for each in (before, after)]
+    wanted, found = (session.run(ctx.check_feeds[0])["y"] for session in sessions)
+    return sqnr_db(wanted, found)
+
+
+def test_convolutions_run_on_integers_and_stay_close():
+    ctx = context(1, 3, 8, 8)
+    before = conv_net()
+    after, numbers = quantized(before, ctx)
+    assert numbers["operators"]["int8"]["QLinearConv"] == 2
+    assert "Conv" not in numbers["operators"]["float"]
+    # 8 bits over a few sigma of normal data give about 35 dB per layer.
+    assert agreement_db(before, after, ctx) > 25
+
+
+def test_reduced_range_keeps_weights_within_seven_bits():
+    after, numbers = quantized(conv_net(), context(1, 3, 8, 8), reduce_range=True)
+    integers = [numpy_helper.to_array(i) for i in after.payload.graph.initializer]
+    weights = [i for i in integers if i.dtype == np.int8 and i.ndim == 4]
+    assert len(weights) == 2
+    assert max(np.abs(w.astype(int)).max() for w in weights) <= 64
+    assert "7 of 8 bits" in numbers["scheme"]["static"]["weights"]
+
+
+def test_transposed_convolutions_store_int8_weights_and_say_why_they_stay_float():
+    ctx = context(1, 8, 4, 4)
+    before = transposed_net()
+    after, numbers = quantized(before, ctx)
+    assert numbers["operators"]["float"]["ConvTranspose"] == 2
+    assert "no integer kernel" in numbers["operators"]["reasons"]["ConvTranspose"]
+    assert numbers["scheme"]["weights_only"]["operators"] == ["ConvTranspose"]
+    floats = [
+        i.name
+        for i in after.payload.graph.initializer
+        if i.data_type == TensorProto.FLOAT and np.prod(i.dims) >= 1024
+    ]
+    assert floats == []
+    assert agreement_db(before, after, ctx) > 30
+
+
+def test_stored_transposed_weights_are_the_rounded_ones_per_output_channel():
+    before = transposed_net()
+    after, _ = quantized(before, context(1, 8, 4, 4))
+    tables = {i.name: numpy_helper.to_array(i) for i in after.payload.graph.initializer}
+    original = {i.name: numpy_helper.to_array(i) for i in before.payload.graph.initializer}
+    node = next(n for n in after.payload.graph.node if n.op_type == "DequantizeLinear")
+    integers, scale = tables[node.input[0]], tables[node.input[1]]
+    wanted = original["w1"]
+    for channel in range(wanted.shape[1]):
+        assert scale[channel] == pytest.approx(np.abs(wanted[:, channel]).max() / 127)
+        error = integers[:, channel] * scale[channel] - wanted[:, channel]
+        assert np.abs(error).max() <= scale[channel] * 0.5001
+
+
+def test_a_float_activation_between_float_operators_is_left_alone():
+    after, _ = quantized(transposed_net(), context(1, 8, 4, 4))
+    assert "QuantizeLinear" not in Counter(n.op_type for n in after.payload.graph.node)
+
+
+def test_lstm_becomes_the_integer_operator_and_stays_close():
+    ctx = context(5, 2, 16)
+    before = lstm_net()
+    after, numbers = quantized(before, ctx)
+    assert numbers["operators"]["int8"] == {"DynamicQuantizeLSTM": 1}
+    assert agreement_db(before, after, ctx) > 25
+
+
+def test_gru_stays_float_and_a_graph_of_nothing_else_is_refused():
+    nodes = [helper.make_node("GRU", ["x", "w", "r"], ["y"], hidden_size=8, name="gru")]
+    net = model(nodes, [weight("w", 1, 24, 4), weight("r", 1, 24, 8)], ["T", "N", 4])
+    with pytest.raises(PassError, match="Nothing was quantized"):
+        quantized(net, context(3, 1, 4))
+
+
+def test_static_mode_without_calibration_says_so():
+    ctx = Context(context(1, 3, 8, 8).check_feeds)
+    with pytest.raises(PassError, match="calibration"):
+        quantized(conv_net(), ctx, mode="static")
+
+
+def test_quantizing_twice_gives_the_same_bytes():
+    net, ctx = conv_net(), context(1, 3, 8, 8)
+    first, second = (quantized(net, ctx)[0].payload.SerializeToString() for _ in range(2))
+    assert first == second
+
+
+def test_fold_merges_batch_norm_and_keeps_the_numbers():
+    nodes = [
+        helper.make_node("Conv", ["x", "w"], ["c"], name="conv"),
+        helper.make_node("BatchNormalization", ["c", "s", "t", "m", "v"], ["y"], name="bn"),
+    ]
+    positive = numpy_helper.from_array(np.abs(RNG.standard_normal(4)).astype(np.float32) + 0.5, "v")
+    tables = [weight("w", 4, 3, 3, 3), weight("s", 4), weight("t", 4), weight("m", 4), positive]
+    before = model(nodes, tables, ["N", 3, 8, 8], opset=13)
+    ctx = context(1, 3, 8, 8)
+    after = FoldPass().run(before, FoldConfig(), ctx)
+    assert [n.op_type for n in after.payload.graph.node] == ["Conv"]
+    assert after.history[-1].numbers["given_up"] == {}
+    assert agreement_db(before, after, ctx) > 100
