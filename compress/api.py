@@ -188,7 +188,7 @@ def _measure_and_save(
         (timings[0], timings[1]),
         judgement,
         (sizes[0], sizes[1]),
-        workload.notes,
+        (*workload.calibration_notes, *workload.notes),
     )
     evidence = Step("measure", {}, options.seed, result.evidence())
     save_onnx(candidate.then(candidate.payload, evidence, stage="onnx"), output)

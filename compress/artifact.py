@@ -135,7 +135,7 @@ def _tensor_spec(value: Any) -> TensorSpec:
 
     tensor = value.type.tensor_type
     shape = tuple(
-        dim.dim_value if dim.dim_value > 0 else (dim.dim_param or f"{value.name}_axis{index}")
+        dim.dim_value if dim.dim_value > 0 else _axis_name(dim.dim_param, value.name, index)
         for index, dim in enumerate(tensor.shape.dim)
     )
     try:
@@ -143,6 +143,11 @@ def _tensor_spec(value: Any) -> TensorSpec:
     except KeyError:
         dtype = f"onnx type {tensor.elem_type}"
     return TensorSpec(value.name, dtype, shape)
+
+
+def _axis_name(given: str, tensor: str, index: int) -> str:
+    """Return the axis's own name; `?`, `-1` and the like name nothing, so each axis gets one."""
+    return given if given.isidentifier() else f"{tensor}_axis{index}"
 
 
 def _with_provenance(model: ModelProto, digest: str, path: Path) -> Artifact:

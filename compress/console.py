@@ -23,8 +23,12 @@ from .task import OnStep
 
 __all__ = ["progress", "say", "show", "show_json", "show_table"]
 
+WIDTH_OF_FILES = 150  # a table sent to a file or a pipe should not wrap
+
 talk = Console(stderr=True, highlight=False)
 results = Console(highlight=False)
+if not results.is_terminal:
+    results.width = WIDTH_OF_FILES
 
 
 def show(text: str) -> None:

@@ -124,7 +124,10 @@ def read_npz(path: Path, inputs: Sequence[TensorSpec]) -> tuple[Feeds, ...]:
     counts = {name: len(array) if array.ndim else 0 for name, array in arrays.items()}
     if len(set(counts.values())) != 1 or 0 in counts.values():
         raise FeedError(f"{path} must hold the same number of samples per input, not {counts}.")
-    return tuple({name: arrays[name][index] for name in names} for index in range(counts[names[0]]))
+    return tuple(
+        {name: np.asarray(arrays[name][index]) for name in names}
+        for index in range(counts[names[0]])
+    )
 
 
 def _numbers(text: str, count: int, rule: str) -> tuple[float, ...]:

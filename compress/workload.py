@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
 from typing import Protocol
@@ -50,7 +50,12 @@ class Workload(Protocol):
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """What the user should know about where the feeds came from."""
+        """What the user should know about the feeds that quality and time are measured on."""
+        ...
+
+    @property
+    def calibration_notes(self) -> tuple[str, ...]:
+        """The same about the feeds that ranges are read from."""
         ...
 
     def check_feeds(self) -> tuple[Feeds, ...]:
@@ -78,6 +83,7 @@ class TaskWorkload:
 
     task: Task
     notes: tuple[str, ...] = ()
+    calibration_notes: tuple[str, ...] = ()
     has_baseline_quality: bool = True
 
     def check_feeds(self) -> tuple[Feeds, ...]:
@@ -110,7 +116,8 @@ class FeedWorkload:
     calibration_feeds: tuple[Feeds, ...] = ()
     evaluation_feeds: tuple[Feeds, ...] = ()
     notes: tuple[str, ...] = ()
-    has_baseline_quality: bool = field(default=False)
+    calibration_notes: tuple[str, ...] = ()
+    has_baseline_quality: bool = False
 
     def check_feeds(self) -> tuple[Feeds, ...]:
         """Return a few of the user's feeds, or noise."""
@@ -166,16 +173,14 @@ def _with_files(workload: FeedWorkload, options: FeedOptions) -> FeedWorkload:
         return feeds
 
     calibration, evaluation = read(options.calibration), read(options.evaluation)
-    notes = []
-    if not calibration:
-        notes.append("No --calibration: ranges were read from the evaluation feeds themselves.")
-    if not evaluation:
-        notes.append("No --evaluation: quality was measured on the calibration feeds themselves.")
+    borrowed = ("No --calibration: ranges were read from the evaluation feeds themselves.",)
+    shared = ("No --evaluation: quality was measured on the calibration feeds.",)
     return replace(
         workload,
         calibration_feeds=calibration or evaluation,
         evaluation_feeds=evaluation or calibration,
-        notes=tuple(notes),
+        notes=() if evaluation else shared,
+        calibration_notes=() if calibration else borrowed,
     )
 
 

@@ -90,7 +90,7 @@ def _save(result: BenchResult, output: Path | None) -> None:
 def _show(result: BenchResult) -> None:
     from aigc_compress.machine import cpu_name
 
-    columns = ["model", "engine", "size", "ms", "speed", "metric", "quality", "budget"]
+    columns = ["model", "engine", "size", "ms", "speed", "verdict", "quality", "worse by (budget)"]
     options = result.options
     title = (
         f"{cpu_name()}, {options.plan.threads} thread(s), batch {options.batch},"
@@ -109,14 +109,14 @@ def _cells(row: Row) -> list[str]:
 
     value, change = quality_cells(row.judgement)
     if row.speedup is None and row.judgement is not None and row.judgement.baseline is not None:
-        change = "baseline"
+        change = "-"
     return [
         row.model,
         row.engine,
         size_text(row.size_bytes),
         f"{row.timing.median_ms:.3f}",
         speed_text(row.speedup),
-        row.judgement.quality.metric if row.judgement else "-",
+        row.speedup.verdict if row.speedup else "baseline",
         value,
         change,
     ]

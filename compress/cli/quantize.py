@@ -84,16 +84,12 @@ def _show(result: QuantizeResult) -> None:
     before, after = evidence["latency_ms"]["before"], evidence["latency_ms"]["after"]
     quality, change = quality_cells(result.judgement)
     baseline = result.judgement.baseline
-    metric = result.judgement.quality.metric
+    smaller = f"{result.sizes[0] / result.sizes[1]:.2f}x smaller"
+    speed = f"{speed_text(result.speedup)} {result.speedup.verdict}"
     rows = [
-        [
-            "size",
-            size_text(result.sizes[0]),
-            size_text(result.sizes[1]),
-            f"{result.sizes[0] / result.sizes[1]:.2f}x smaller",
-        ],
-        ["latency", f"{before:.3f} ms", f"{after:.3f} ms", speed_text(result.speedup)],
-        [metric, f"{baseline.value:.3f}" if baseline else "-", quality, change],
+        ["size", size_text(result.sizes[0]), size_text(result.sizes[1]), smaller],
+        ["latency", f"{before:.3f} ms", f"{after:.3f} ms", speed],
+        ["quality", f"{baseline.value:.3f}" if baseline else "-", quality, change],
     ]
     show_table(str(result.output), ["", "FP32", "INT8", "verdict"], rows)
     operators = result.numbers["operators"]

@@ -19,22 +19,23 @@ def size_text(size_bytes: int) -> str:
 
 
 def speed_text(speedup: RatioInterval | None) -> str:
-    """Return ratio, interval and verdict."""
+    """Return ratio and interval."""
     if speedup is None:
-        return "baseline"
-    return f"{speedup.ratio:.2f}x [{speedup.low:.2f}, {speedup.high:.2f}] {speedup.verdict}"
+        return "-"
+    return f"{speedup.ratio:.2f}x [{speedup.low:.2f}, {speedup.high:.2f}]"
 
 
 def quality_cells(judgement: Judgement | None) -> tuple[str, str]:
-    """Return the value, and the drop with its budget."""
+    """Return the value with its metric, and the drop with its budget."""
     if judgement is None:
         return "-", "-"
     quality = judgement.quality
     value = f"{quality.value:.3f}"
     if quality.spread is not None:
         value += f" ±{quality.spread:.3f}"
+    value += f" {quality.metric}"
     word = "within" if judgement.within else "OUTSIDE"
     if judgement.baseline is None:
         return value, f"{word}, at least {judgement.allowed:.0f}"
     drop = quality.drop_from(judgement.baseline)
-    return value, f"{word}, worse by {drop:.3f} of {judgement.allowed:.3f}"
+    return value, f"{word}: {drop:+.3f} of {judgement.allowed:.3f}"

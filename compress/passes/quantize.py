@@ -10,7 +10,7 @@ import contextlib
 import logging
 import tempfile
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -59,7 +59,7 @@ ALIASES = {"FusedConv": "Conv", "FusedGemm": "Gemm", "FusedMatMul": "MatMul"}
 SMALLEST_WEIGHT = 1024
 # Per channel, and options for ONNX Runtime's static tool, tried in this order. Its adjustment of
 # weight scales to int32 biases fails on some per-channel Gemms (1.32: "truth value of an array").
-ATTEMPTS: tuple[tuple[bool, Mapping[str, Any]], ...] = (
+STATIC_ATTEMPTS: tuple[tuple[bool, Mapping[str, Any]], ...] = (
     (True, {}),
     (True, {"QDQDisableWeightAdjustForInt32Bias": True}),
     (False, {}),
@@ -101,9 +101,11 @@ class QuantizePass:
             scheme.update(told)
         operators = operators_at_run_time(model)
         if not operators["int8"] and "weights_only" not in scheme:
+            failures = [f for part in scheme.values() for f in part.get("given_up", ())]
+            why = f" On the way: {'; '.join(failures)}" if failures else ""
             raise PassError(
                 f"Nothing was quantized: the graph holds {dict(before.most_common(8))}, and mode"
-                f" {config.mode!r} covers none of it that has constant weights."
+                f" {config.mode!r} covers none of it that has constant weights.{why}"
             )
         numbers = {"scheme": scheme, "operators": operators}
         step = Step(self.name, config.model_dump(), context.seed, numbers)
@@ -145,30 +147,28 @@ def _static(
             " Try --mode dynamic."
         )
     named = _with_node_names(model)
-    given_up: list[str] = []
-    for per_channel, extra in ATTEMPTS:
-        attempt = config.model_copy(update={"per_channel": config.per_channel and per_channel})
-        options = {
-            "quant_format": QuantFormat.QDQ,
-            "op_types_to_quantize": [*anchors, *STATIC_FOLLOWERS],
-            "nodes_to_quantize": _integer_region(named),
-            "per_channel": attempt.per_channel,
-            "reduce_range": attempt.reduce_range,
-            "activation_type": QuantType.QUInt8,
-            "weight_type": QuantType.QInt8,
-            "extra_options": dict(extra),
-        }
-        reader = _Reader(context.calibration, context.on_step)
-        try:
-            quantized = _through_file(quantize_static, named, reader, **options)
-            break
-        except PassError as error:
-            given_up.append(str(error))
-    else:
-        raise PassError(given_up[0])
+    fixed = {
+        "quant_format": QuantFormat.QDQ,
+        "op_types_to_quantize": [*anchors, *STATIC_FOLLOWERS],
+        "nodes_to_quantize": _integer_region(named),
+        "reduce_range": config.reduce_range,
+        "activation_type": QuantType.QUInt8,
+        "weight_type": QuantType.QInt8,
+    }
+    attempts = [
+        {**fixed, "per_channel": config.per_channel and per_channel, "extra_options": dict(extra)}
+        for per_channel, extra in STATIC_ATTEMPTS
+    ]
+    quantized, used, given_up = _first_that_works(
+        lambda source, target, **options: quantize_static(
+            source, target, _Reader(context.calibration, context.on_step), **options
+        ),
+        named,
+        attempts,
+    )
     told = {
         "activations": "uint8, asymmetric, per tensor, min-max",
-        "weights": _weights_told(attempt),
+        "weights": _weights_told(config, per_channel=used["per_channel"]),
         "operators": anchors,
         "calibration_sets": len(context.calibration),
         "given_up": given_up,
@@ -209,16 +209,20 @@ def _dynamic(
 ) -> tuple[ModelProto, dict[str, Any]]:
     from onnxruntime.quantization import QuantType, quantize_dynamic
 
-    quantized = _through_file(
-        quantize_dynamic,
-        model,
-        op_types_to_quantize=["LSTM", "MatMul"],
-        per_channel=config.per_channel,
-        reduce_range=config.reduce_range,
-        weight_type=QuantType.QInt8,
-        extra_options={"EnableSubgraph": True},
-    )
-    told = {"activations": "uint8, ranges measured at run time", "weights": _weights_told(config)}
+    fixed = {
+        "op_types_to_quantize": ["LSTM", "MatMul"],
+        "per_channel": config.per_channel,
+        "reduce_range": config.reduce_range,
+        "weight_type": QuantType.QInt8,
+    }
+    # The tool fails on an LSTM inside an If whose weights are computed there.
+    attempts = [{**fixed, "extra_options": {"EnableSubgraph": inside}} for inside in (True, False)]
+    quantized, _, given_up = _first_that_works(quantize_dynamic, model, attempts)
+    told = {
+        "activations": "uint8, ranges measured at run time",
+        "weights": _weights_told(config, per_channel=config.per_channel),
+        "given_up": given_up,
+    }
     return quantized, {"dynamic": told}
 
 
@@ -262,9 +266,9 @@ def _store_as_int8(graph: Any, node: Any, weight: Any) -> Any:
     return helper.make_node("DequantizeLinear", names, [node.input[1]], axis=1, name=f"{stem}_dq")
 
 
-def _weights_told(config: QuantizeConfig) -> str:
+def _weights_told(config: QuantizeConfig, *, per_channel: bool) -> str:
     bits = "7 of 8 bits" if config.reduce_range else "8 bits"
-    return f"int8, symmetric, per {'channel' if config.per_channel else 'tensor'}, {bits}"
+    return f"int8, symmetric, per {'channel' if per_channel else 'tensor'}, {bits}"
 
 
 def operators_at_run_time(model: ModelProto) -> dict[str, Any]:
@@ -324,15 +328,26 @@ class _Reader:
         self._next = 0
 
 
-def _through_file(
-    quantize: Callable[..., object], model: ModelProto, *arguments: Any, **options: Any
-) -> ModelProto:
+def _first_that_works(
+    quantize: Callable[..., object], model: ModelProto, attempts: Sequence[Mapping[str, Any]]
+) -> tuple[ModelProto, Mapping[str, Any], list[str]]:
+    """Return the first result, the options that gave it, and what went wrong before."""
+    given_up: list[str] = []
+    for options in attempts:
+        try:
+            return _through_file(quantize, model, **options), options, given_up
+        except PassError as error:
+            given_up.append(str(error))
+    raise PassError(given_up[0])
+
+
+def _through_file(quantize: Callable[..., object], model: ModelProto, **options: Any) -> ModelProto:
     """Run a tool that works from file to file; its chatter is silenced, its failure named."""
     with tempfile.TemporaryDirectory() as folder, _quiet():
         source, target = Path(folder) / "float.onnx", Path(folder) / "int8.onnx"
         onnx.save(model, source)
         try:
-            quantize(str(source), str(target), *arguments, **options)
+            quantize(str(source), str(target), **options)
         except Exception as error:  # the tool raises whatever its helpers do
             first = (str(error).strip().splitlines() or [type(error).__name__])[0]
             raise PassError(f"ONNX Runtime's quantization tool failed: {first}") from error
