@@ -24,7 +24,7 @@ demo: $(VENV)/.installed-demo
 	cd $(DEMO) && for model in gan cnn rnn; do \
 	  $(CLI) fetch $$model --force && \
 	  $(CLI) export $$model.pt && \
-	  $(CLI) quantize $$model.onnx --samples 1000 --processes 1 || exit; \
+	  $(CLI) quantize $$model.onnx --samples 1000 --processes 2 || exit; \
 	done
 	cd $(DEMO) && $(CLI) sample gan.onnx -o gan.png && $(CLI) sample gan.int8.onnx -o gan.int8.png
 	cd $(DEMO) && $(CLI) sample rnn.int8.onnx -o rnn.int8.txt && cat rnn.int8.txt

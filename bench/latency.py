@@ -20,6 +20,10 @@ from aigc_compress.task import Feeds, OnStep
 
 __all__ = ["Contestant", "LatencyPlan", "Timing", "measure_latency"]
 
+STEADY_SHARE = 0.03
+WARMUP_LIMIT = 10  # times the least warm-up, then it goes on unsteady
+MOST_CALLS = 1000
+
 
 @dataclass(frozen=True)
 class Contestant:
@@ -38,15 +42,17 @@ class LatencyPlan:
         processes: fresh worker processes per contestant, one after the other.
         blocks: blocks of calls per process.
         block_ms: aimed length of a block, in milliseconds.
-        warmup_ms: time of calls before the first block, in milliseconds.
+        warmup_ms: least time of calls before the first block, in milliseconds.
+        gap_ms: idle time before each timed call, in milliseconds, as an edge app has it.
         seed: of the order of blocks.
     """
 
     threads: int = 1
-    processes: int = 3
-    blocks: int = 15
+    processes: int = 5
+    blocks: int = 10
     block_ms: float = 30.0
-    warmup_ms: float = 150.0
+    warmup_ms: float = 100.0
+    gap_ms: float = 0.0
     seed: int = 0
 
 
@@ -56,16 +62,19 @@ class Timing:
 
     Attributes:
         blocks_ms: median milliseconds per call of each block, float64 (processes, blocks).
-        calls: timed calls in all.
+        calls_ms: milliseconds of every timed call, float64 (calls,).
         load_ms: session creation, median over processes.
         first_ms: first call, median over processes.
+        warmup_calls: calls before the first block, median over processes.
+        peak_bytes: peak resident memory of a worker, median over processes.
     """
 
     blocks_ms: NDArray[np.float64]
-    calls: int
+    calls_ms: NDArray[np.float64]
     load_ms: float
     first_ms: float
-    threads: int = field(default=1)
+    warmup_calls: int
+    peak_bytes: int
 
     @property
     def median_ms(self) -> float:
@@ -86,9 +95,7 @@ def measure_latency(
         AigcCompressError: a worker could not load or run its model; its message is passed on.
     """
     rng = np.random.default_rng(plan.seed)
-    blocks: list[list[list[float]]] = [[] for _ in contestants]
-    calls = [0] * len(contestants)
-    opened: list[list[tuple[float, float]]] = [[] for _ in contestants]
+    records = [_Record() for _ in contestants]
     total = plan.processes * plan.blocks
     with tempfile.TemporaryDirectory() as folder:
         feed_file = Path(folder) / "feeds.npz"
@@ -98,27 +105,44 @@ def measure_latency(
                 workers = [
                     stack.enter_context(_worker(each, feed_file, plan)) for each in contestants
                 ]
-                for index, worker in enumerate(workers):
-                    opened[index].append((worker.load_ms, worker.first_ms))
-                    blocks[index].append([])
                 sizes = [worker.warm_up(plan.warmup_ms, plan.block_ms) for worker in workers]
+                for record, worker in zip(records, workers, strict=True):
+                    record.begin(worker)
                 for block in range(plan.blocks):
                     for index in rng.permutation(len(workers)):
-                        spent = workers[index].run(sizes[index])
-                        blocks[index][-1].append(float(np.median(spent)) / 1e6)
-                        calls[index] += sizes[index]
+                        records[index].add(workers[index].run(sizes[index]))
                     if on_step:
                         on_step(process * plan.blocks + block + 1, total)
-    return [
-        Timing(
-            np.array(blocks[index]),
-            calls[index],
-            float(np.median([load for load, _ in opened[index]])),
-            float(np.median([first for _, first in opened[index]])),
-            plan.threads,
-        )
-        for index in range(len(contestants))
-    ]
+                for record, worker in zip(records, workers, strict=True):
+                    record.peaks.append(worker.peak_bytes)
+    return [record.timing() for record in records]
+
+
+@dataclass
+class _Record:
+    """What was noted about one contestant so far."""
+
+    blocks: list[list[float]] = field(default_factory=list)
+    calls_ns: list[int] = field(default_factory=list)
+    opened: list[tuple[float, float, int]] = field(default_factory=list)
+    peaks: list[int] = field(default_factory=list)
+
+    def begin(self, worker: _Worker) -> None:
+        """Note a new process."""
+        self.blocks.append([])
+        self.opened.append((worker.load_ms, worker.first_ms, worker.warmup_calls))
+
+    def add(self, spent_ns: list[int]) -> None:
+        """Note a block."""
+        self.calls_ns += spent_ns
+        self.blocks[-1].append(float(np.median(spent_ns)) / 1e6)
+
+    def timing(self) -> Timing:
+        """Return the summary."""
+        load, first, warmup = np.median(np.array(self.opened, dtype=np.float64), axis=0)
+        peak = int(np.median(self.peaks))
+        blocks, calls = np.array(self.blocks), np.array(self.calls_ns) / 1e6
+        return Timing(blocks, calls, float(load), float(first), int(warmup), peak)
 
 
 class _Worker:
@@ -126,22 +150,34 @@ class _Worker:
 
     def __init__(self, process: subprocess.Popen[str], request: dict[str, Any]) -> None:
         self._process = process
+        self._gap_ms: float = request.pop("gap_ms")
+        self.warmup_calls = 0
+        self.peak_bytes = 0
         answer = self._ask(request)
         self.load_ms: float = answer["load_ms"]
         self.first_ms: float = answer["first_ms"]
 
     def run(self, calls: int) -> list[int]:
         """Return the nanoseconds of each of `calls` calls."""
-        return list(self._ask({"calls": calls})["ns"])
+        answer = self._ask({"calls": calls, "gap_ms": self._gap_ms})
+        self.peak_bytes = int(answer["peak_bytes"])
+        return list(answer["ns"])
 
     def warm_up(self, warmup_ms: float, block_ms: float) -> int:
-        """Call for `warmup_ms`; return how many calls fill a block of `block_ms` (at least 3)."""
-        spent, size = 0.0, 1
-        while spent < warmup_ms * 1e6:
+        """Call for `warmup_ms` and until steady; return how many calls fill a block (at least 3).
+
+        Steady means that two batches of calls in a row differ by less than 3 % in their medians.
+        """
+        spent, size, before = 0.0, 1, float("inf")
+        while True:
             times = self.run(size)
-            spent += sum(times)
-            size = max(1, min(1000, int(block_ms * 1e6 / np.median(times))))
-        return max(3, size)
+            spent += sum(times) / 1e6
+            self.warmup_calls += size
+            median = float(np.median(times)) / 1e6
+            is_steady = abs(median - before) < STEADY_SHARE * median
+            size, before = max(3, min(MOST_CALLS, int(block_ms / median))), median
+            if (spent >= warmup_ms and is_steady) or spent >= WARMUP_LIMIT * warmup_ms:
+                return size
 
     def _ask(self, request: dict[str, Any]) -> dict[str, Any]:
         assert self._process.stdin is not None
@@ -175,6 +211,7 @@ def _worker(contestant: Contestant, feed_file: Path, plan: LatencyPlan) -> Itera
         "engine": contestant.engine,
         "threads": plan.threads,
         "feeds": str(feed_file),
+        "gap_ms": plan.gap_ms,
     }
     try:
         yield _Worker(process, request)

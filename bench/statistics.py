@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["RatioInterval", "Verdict", "ratio_of_medians"]
+__all__ = ["Percentile", "RatioInterval", "Verdict", "percentile_interval", "ratio_of_medians"]
 
 Verdict = Literal["faster", "slower", "no difference shown"]
 RESAMPLES = 2000
@@ -37,34 +38,80 @@ class RatioInterval:
         return "slower" if self.high < 1 else "no difference shown"
 
 
+@dataclass(frozen=True)
+class Percentile:
+    """A percentile of single calls in milliseconds; the ends are None where n is too small."""
+
+    value: float
+    low: float | None
+    high: float | None
+
+
 def ratio_of_medians(
     baseline: NDArray[np.float64], candidate: NDArray[np.float64], *, seed: int = 0
 ) -> RatioInterval:
-    """Return the ratio of median latencies with a hierarchical bootstrap interval.
+    """Return the ratio of median latencies with a confidence interval.
 
-    Processes are drawn with replacement, then blocks within each; a block of the baseline stays
-    with the block of the candidate that was timed in the same round, so slow spells of the
-    machine cancel out (percentile bootstrap, Efron & Tibshirani 1993, chapters 8 and 13).
+    The standard error of the log ratio comes from a hierarchical bootstrap: processes are drawn
+    with replacement, then blocks within each, and a block of the baseline stays with the block of
+    the candidate that was timed in the same round, so slow spells of the machine cancel out. With
+    few processes a percentile interval is too narrow: when all three of three processes happen to
+    favour one side, which chance alone does in a quarter of all runs, it would leave 1 out. So the
+    error is multiplied by sqrt(n / (n - 1)) and by Student's t with n - 1 degrees of freedom,
+    n being the number of processes (Hesterberg 2015, "What Teachers Should Know About the
+    Bootstrap", section 5). With a single process n is the number of blocks, and differences
+    between processes are not covered.
 
     Args:
         baseline: milliseconds per call, float64 (processes, blocks).
         candidate: the same of the candidate, same shape.
         seed: of the resampling.
+
+    Raises:
+        ValueError: the shapes differ, or there is a single block in a single process.
     """
-    if baseline.shape != candidate.shape or baseline.ndim != 2:
+    from scipy import stats
+
+    if baseline.shape != candidate.shape or baseline.ndim != 2 or baseline.size < 2:
         raise ValueError(f"paired blocks needed, not {baseline.shape} and {candidate.shape}")
     processes, blocks = baseline.shape
     rng = np.random.default_rng(seed)
     process = rng.integers(processes, size=(RESAMPLES, processes, 1))
     block = rng.integers(blocks, size=(RESAMPLES, processes, blocks))
-    drawn = _ratio(baseline[process, block], candidate[process, block], axis=(1, 2))
-    tail = (1 - CONFIDENCE) / 2
-    low, high = np.quantile(drawn, [tail, 1 - tail])
-    point = float(_ratio(baseline, candidate, axis=(0, 1)))
-    return RatioInterval(point, float(low), float(high))
+    drawn = _log_ratio(baseline[process, block], candidate[process, block], axis=(1, 2))
+    count = processes if processes > 1 else blocks
+    t = float(stats.t.ppf(0.5 + CONFIDENCE / 2, count - 1))
+    margin = float(drawn.std()) * math.sqrt(count / (count - 1)) * t
+    point = float(_log_ratio(baseline, candidate, axis=(0, 1)))
+    return RatioInterval(math.exp(point), math.exp(point - margin), math.exp(point + margin))
 
 
-def _ratio(
+def percentile_interval(samples_ms: NDArray[np.float64], percent: float) -> Percentile:
+    """Return a percentile with its distribution-free 95 % interval from order statistics.
+
+    The number of samples below the true percentile is binomial, so the interval reaches from the
+    order statistic at its 2.5 % quantile to that at its 97.5 % quantile (David & Nagaraja 2003,
+    section 7.1). With fewer than 36 samples for P90, 72 for P95 and 368 for P99 the upper end does
+    not exist, and both ends are None.
+
+    Args:
+        samples_ms: float64 (n,), milliseconds of single calls.
+        percent: between 0 and 100.
+    """
+    from scipy import stats
+
+    ordered = np.sort(samples_ms)
+    count, share = len(ordered), percent / 100
+    low = int(stats.binom.ppf((1 - CONFIDENCE) / 2, count, share))
+    high = int(stats.binom.ppf((1 + CONFIDENCE) / 2, count, share))
+    value = float(np.percentile(ordered, percent))
+    if high >= count or low < 1:
+        return Percentile(value, None, None)
+    return Percentile(value, float(ordered[low - 1]), float(ordered[high]))
+
+
+def _log_ratio(
     baseline: NDArray[np.float64], candidate: NDArray[np.float64], *, axis: tuple[int, ...]
 ) -> NDArray[np.float64]:
-    return np.asarray(np.median(baseline, axis=axis) / np.median(candidate, axis=axis))
+    medians = [np.median(each, axis=axis) for each in (baseline, candidate)]
+    return np.asarray(np.log(medians[0]) - np.log(medians[1]))

@@ -2,8 +2,8 @@
 
 It reads one JSON line per request on stdin and answers each with one JSON line on stdout:
 first {"path", "engine", "threads", "feeds"} -> {"ready": true, "load_ms", "first_ms"},
-then {"calls": n} -> {"ns": [n whole numbers]}, until stdin closes. A failure is answered with
-{"error": message, "exit_code": code}.
+then {"calls": n, "gap_ms": g} -> {"ns": [n whole numbers], "peak_bytes": resident memory}, until
+stdin closes. A failure is answered with {"error": message, "exit_code": code}.
 """
 
 from __future__ import annotations
@@ -21,14 +21,16 @@ from aigc_compress.engines import get_engine
 from aigc_compress.errors import AigcCompressError
 from aigc_compress.loading import load_artifact
 
-__all__ = ["main", "time_calls"]
+__all__ = ["main", "peak_resident_bytes", "time_calls"]
 
 
-def time_calls(call: Callable[[], object], count: int) -> list[int]:
-    """Return the nanoseconds of each of `count` calls."""
+def time_calls(call: Callable[[], object], count: int, *, gap_ms: float = 0.0) -> list[int]:
+    """Return the nanoseconds of each of `count` calls, with an idle gap before each."""
     clock = time.perf_counter_ns
     spent = []
     for _ in range(count):
+        if gap_ms:
+            time.sleep(gap_ms / 1e3)
         start = clock()
         call()
         spent.append(clock() - start)
@@ -45,7 +47,13 @@ def main() -> None:
         _answer(answers, {"error": str(error), "exit_code": error.exit_code})
         return
     for line in sys.stdin:
-        _answer(answers, {"ns": time_calls(call, int(json.loads(line)["calls"]))})
+        request = json.loads(line)
+        try:
+            spent = time_calls(call, int(request["calls"]), gap_ms=float(request["gap_ms"]))
+        except AigcCompressError as error:
+            _answer(answers, {"error": str(error), "exit_code": error.exit_code})
+            return
+        _answer(answers, {"ns": spent, "peak_bytes": peak_resident_bytes()})
 
 
 def _open(request: dict[str, Any], answers: Any) -> Callable[[], object]:
@@ -64,6 +72,18 @@ def _open(request: dict[str, Any], answers: Any) -> Callable[[], object]:
     told = {"ready": True, "load_ms": (loaded - start) / 1e6, "first_ms": (first - loaded) / 1e6}
     _answer(answers, told)
     return call
+
+
+def peak_resident_bytes() -> int:
+    """Return the largest resident memory of this process so far, in bytes."""
+    if sys.platform == "win32":
+        import psutil
+
+        return int(psutil.Process().memory_info().peak_wset)
+    import resource
+
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024  # kilobytes on Linux
 
 
 def _answer(answers: Any, document: dict[str, Any]) -> None:

@@ -61,6 +61,7 @@ class QuantizeResult:
     judgement: Judgement
     sizes: tuple[int, int]
     notes: tuple[str, ...]
+    threads: int
 
     @property
     def numbers(self) -> dict[str, Any]:
@@ -89,7 +90,7 @@ class QuantizeResult:
                 "high": self.speedup.high,
             },
             "latency_ms": {"before": baseline.median_ms, "after": candidate.median_ms},
-            "threads": baseline.threads,
+            "threads": self.threads,
             "quality": self.judgement.document(),
             "size_bytes": {"before": self.sizes[0], "after": self.sizes[1]},
         }
@@ -189,6 +190,7 @@ def _measure_and_save(
         judgement,
         (sizes[0], sizes[1]),
         (*workload.calibration_notes, *workload.notes),
+        options.plan.threads,
     )
     evidence = Step("measure", {}, options.seed, result.evidence())
     save_onnx(candidate.then(candidate.payload, evidence, stage="onnx"), output)

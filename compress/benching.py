@@ -4,24 +4,32 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
+from itertools import product
 from pathlib import Path
 from typing import Any
 
 from aigc_compress.bench.latency import Contestant, LatencyPlan, Timing, measure_latency
-from aigc_compress.bench.statistics import RatioInterval, ratio_of_medians
+from aigc_compress.bench.statistics import (
+    RatioInterval,
+    percentile_interval,
+    ratio_of_medians,
+)
+from aigc_compress.bench.trust import Trust, Watch, read_surroundings
 
 from .api import QuantizeOptions, judge, quantize, to_onnx
 from .artifact import Artifact, graph_tensors, save_onnx
 from .budget import Budget, Judgement
 from .engines import check_feeds, get_engine
-from .errors import UsageError
+from .errors import AigcCompressError, UsageError
 from .loading import REFERENCE_NAMES, load_artifact, resolve_source
 from .machine import describe_machine
 from .task import OnStep
 from .workload import FeedOptions, Workload, make_workload
 
 __all__ = ["BenchOptions", "BenchResult", "Row", "bench_models", "workspace_sources"]
+
+PERCENTILES = (50, 90, 99)
 
 
 @dataclass(frozen=True)
@@ -31,57 +39,71 @@ class BenchOptions:
     Attributes:
         engines: engines to run on; the first one runs the baseline.
         baseline: the model to compare with; None takes each group's first unquantized model.
-        batch: size of the first dynamic axis in a timed call.
-        length: time steps in a timed call, for a model with a time axis.
+        batches: sizes of the first dynamic axis in a timed call, each timed on its own.
+        lengths: time steps in a timed call, for a model with a time axis, likewise.
         feeds: feeds for models without a task.
         budget: allowed drop; None takes the metric's default.
         samples: samples of the quality measurement; None takes the task's default.
         measures_quality: whether quality is measured at all.
+        is_strict: whether a machine that was busy with other work is an error.
         seed: of feeds, order and statistics.
         plan: how latency is measured.
     """
 
     engines: tuple[str, ...] = ("ort",)
     baseline: str | None = None
-    batch: int = 1
-    length: int = 1
+    batches: tuple[int, ...] = (1,)
+    lengths: tuple[int, ...] = (1,)
     feeds: FeedOptions = field(default_factory=FeedOptions)
     budget: Budget | None = None
     samples: int | None = None
     measures_quality: bool = True
+    is_strict: bool = False
     seed: int = 0
     plan: LatencyPlan = field(default_factory=LatencyPlan)
 
 
 @dataclass(frozen=True)
 class Row:
-    """One model on one engine; `speedup` is None for the baseline itself."""
+    """One model on one engine at one batch size and length.
+
+    The speed-up of the baseline itself is the A/A control: the same file in processes of its own,
+    which shows how large a difference chance alone makes here.
+    """
 
     model: str
     engine: str
+    batch: int
+    length: int
+    is_baseline: bool
     size_bytes: int
     timing: Timing
-    speedup: RatioInterval | None
+    speedup: RatioInterval
     judgement: Judgement | None
 
     def document(self) -> dict[str, Any]:
         """Return the row as JSON, raw block medians included."""
         speedup = self.speedup
-        interval = (
-            {"ratio": speedup.ratio, "low": speedup.low, "high": speedup.high} if speedup else None
-        )
         return {
             "model": self.model,
             "engine": self.engine,
-            "is_baseline": speedup is None,
+            "batch": self.batch,
+            "length": self.length,
+            "is_baseline": self.is_baseline,
             "size_bytes": self.size_bytes,
             "latency_ms": self.timing.median_ms,
+            "percentiles_ms": {
+                f"p{percent}": asdict(percentile_interval(self.timing.calls_ms, percent))
+                for percent in PERCENTILES
+            },
             "load_ms": self.timing.load_ms,
             "first_ms": self.timing.first_ms,
-            "calls": self.timing.calls,
+            "warmup_calls": self.timing.warmup_calls,
+            "peak_resident_bytes": self.timing.peak_bytes,
+            "calls": len(self.timing.calls_ms),
             "blocks_ms": self.timing.blocks_ms.tolist(),
-            "speedup": interval,
-            "verdict": speedup.verdict if speedup else "baseline",
+            "speedup": {"ratio": speedup.ratio, "low": speedup.low, "high": speedup.high},
+            "verdict": f"A/A: {speedup.verdict}" if self.is_baseline else speedup.verdict,
             "quality": self.judgement.document() if self.judgement else None,
         }
 
@@ -93,22 +115,16 @@ class BenchResult:
     rows: tuple[Row, ...]
     options: BenchOptions
     notes: tuple[str, ...]
+    trust: Trust
 
     def document(self) -> dict[str, Any]:
         """Return the result as one JSON document."""
         plan = self.options.plan
         return {
             "schema": "aigc-compress/bench/1",
-            "machine": describe_machine(),
-            "settings": {
-                "threads": plan.threads,
-                "batch": self.options.batch,
-                "length": self.options.length,
-                "processes": plan.processes,
-                "blocks": plan.blocks,
-                "block_ms": plan.block_ms,
-                "seed": self.options.seed,
-            },
+            "machine": describe_machine() | read_surroundings(),
+            "trust": self.trust.document(),
+            "settings": asdict(plan) | {"seed": self.options.seed},
             "rows": [row.document() for row in self.rows],
             "notes": list(self.notes),
         }
@@ -150,6 +166,9 @@ def bench_models(
     options = options or BenchOptions()
     for name in options.engines:
         get_engine(name)
+    if not options.feeds.has_no_files and (options.batches, options.lengths) != ((1,), (1,)):
+        raise UsageError("Batch size and length are those of the .npz; drop --batch and --length.")
+    watch = Watch()
     with tempfile.TemporaryDirectory() as folder:
         work = Path(folder)
         names = list(sources) or workspace_sources(Path.cwd())
@@ -166,7 +185,10 @@ def bench_models(
             ordered = _baseline_first(group, options.baseline)
             rows += _measure(ordered, workloads[key], options, on_step)
             notes += [note for note in workloads[key].notes if note not in notes]
-    return BenchResult(tuple(rows), options, tuple(notes))
+    trust = watch.stop()
+    if trust.complaint and options.is_strict:
+        raise AigcCompressError(f"The machine was not quiet: {trust.complaint}.")
+    return BenchResult(tuple(rows), options, tuple(notes), trust)
 
 
 def workspace_sources(folder: Path) -> list[Path]:
@@ -178,7 +200,7 @@ def workspace_sources(folder: Path) -> list[Path]:
 def _reference_ladder(work: Path) -> dict[str, str | Path]:
     """Return every shipped reference in FP32 and, quantized into `work`, in INT8."""
     paths: dict[str, str | Path] = {}
-    quick = QuantizeOptions(samples=640, plan=LatencyPlan(processes=1, blocks=2))
+    quick = QuantizeOptions(samples=640, plan=LatencyPlan(processes=2, blocks=2))
     for name in REFERENCE_NAMES:
         quantized = work / f"{name}.int8.onnx"
         quantize(name, quantized, quick)
@@ -235,34 +257,47 @@ def _baseline_first(group: list[_Entry], baseline: str | None) -> list[_Entry]:
 def _measure(
     group: list[_Entry], workload: Workload, options: BenchOptions, on_step: OnStep | None
 ) -> list[Row]:
-    feeds = workload.timing_feeds(batch=options.batch, length=options.length, seed=options.seed)
+    judgements = _judgements(group, workload, options, on_step)
+    rows = []
+    for batch, length in product(options.batches, options.lengths):
+        rows += _time(group, workload, options, (batch, length), judgements, on_step)
+    return rows
+
+
+def _time(
+    group: list[_Entry],
+    workload: Workload,
+    options: BenchOptions,
+    size: tuple[int, int],
+    judgements: Mapping[str, Judgement],
+    on_step: OnStep | None,
+) -> list[Row]:
+    """Time a group at one size; the baseline takes part twice, as its own control."""
+    feeds = workload.timing_feeds(batch=size[0], length=size[1], seed=options.seed)
     for entry in group:
         check_feeds(feeds, graph_tensors(entry.graph.payload)[0])
-    contestants = [
+    runs = [
         (entry, name, Contestant(_file_for(entry, name), name))
         for name in options.engines
         for entry in group
         if get_engine(name).stage == "onnx" or entry.source.stage == "torch"
     ]
-    if not contestants:
+    if not runs:
         raise UsageError(
             f"{', '.join(e.name for e in group)}: only .pt models run on {options.engines[0]}."
         )
-    timings = measure_latency([c for _, _, c in contestants], feeds, options.plan, on_step=on_step)
-    judgements = _judgements(group, workload, options, on_step)
+    contestants = [contestant for _, _, contestant in runs]
+    *timings, control = measure_latency(
+        [*contestants, contestants[0]], feeds, options.plan, on_step=on_step
+    )
     rows = []
-    for (entry, engine, contestant), timing in zip(contestants, timings, strict=True):
-        is_baseline = timing is timings[0]
-        speedup = ratio_of_medians(timings[0].blocks_ms, timing.blocks_ms, seed=options.seed)
+    for index, ((entry, engine, contestant), timing) in enumerate(zip(runs, timings, strict=True)):
+        against = control if index == 0 else timing
+        speedup = ratio_of_medians(timings[0].blocks_ms, against.blocks_ms, seed=options.seed)
+        size_bytes = contestant.path.stat().st_size
+        judgement = judgements.get(entry.name)
         rows.append(
-            Row(
-                entry.name,
-                engine,
-                contestant.path.stat().st_size,
-                timing,
-                None if is_baseline else speedup,
-                judgements.get(entry.name),
-            )
+            Row(entry.name, engine, *size, index == 0, size_bytes, timing, speedup, judgement)
         )
     return rows
 

@@ -35,6 +35,11 @@ class FeedOptions:
     shape: tuple[str, ...] = ()
 
     @property
+    def has_no_files(self) -> bool:
+        """Whether no file of feeds was named."""
+        return self.calibration is None and self.evaluation is None
+
+    @property
     def is_empty(self) -> bool:
         """Whether nothing was said."""
         return self == FeedOptions()

@@ -9,6 +9,7 @@ import typer
 
 from aigc_compress.budget import Budget
 from aigc_compress.console import progress, say, show_json, show_table
+from aigc_compress.errors import UsageError
 
 from . import options as common
 
@@ -26,9 +27,10 @@ def bench(
     engine: Annotated[str, typer.Option(help="ort, torch, trt, or several: ort,torch")] = "ort",
     baseline: Annotated[str | None, typer.Option(help="model to compare with")] = None,
     threads: common.Threads = 1,
-    batch: Annotated[int, typer.Option(min=1, help="samples of a timed call")] = 1,
-    length: Annotated[int, typer.Option(min=1, help="time steps of a timed call")] = 1,
-    processes: Annotated[int, typer.Option(min=1, help="fresh processes per model")] = 3,
+    batch: Annotated[str, typer.Option(help="samples of a timed call, or several: 1,8,32")] = "1",
+    length: Annotated[str, typer.Option(help="time steps of a timed call, or several")] = "1",
+    gap_ms: Annotated[float, typer.Option(min=0, help="idle time before each call")] = 0.0,
+    processes: Annotated[int, typer.Option(min=2, help="fresh processes per model")] = 5,
     calibration: common.Calibration = None,
     evaluation: common.Evaluation = None,
     feed: common.Feed = None,
@@ -36,6 +38,7 @@ def bench(
     max_drop: common.MaxDrop = None,
     samples: common.Samples = None,
     quality: Annotated[bool, typer.Option(help="measure quality too")] = True,
+    strict: Annotated[bool, typer.Option("--strict", help="fail on a busy machine")] = False,
     seed: common.Seed = 0,
     output: Annotated[
         Path | None, typer.Option("-o", "--output", help="write the JSON document here too")
@@ -45,7 +48,8 @@ def bench(
     """Measure latency and quality of models against a baseline.
 
     Blocks of calls are interleaved in random order over fresh processes; the ratio to the baseline
-    comes with a 95 % bootstrap interval, and a verdict only where the interval leaves 1 out.
+    comes with a 95 % interval, and a verdict only where the interval leaves 1 out. The baseline is
+    timed against itself too (A/A), which shows what chance alone does on this machine.
 
     Examples:
         aigc-compress bench gan.onnx gan.int8.onnx
@@ -60,14 +64,15 @@ def bench(
     options = BenchOptions(
         engines=tuple(name.strip() for name in engine.split(",")),
         baseline=baseline,
-        batch=batch,
-        length=length,
+        batches=_sizes(batch, "--batch"),
+        lengths=_sizes(length, "--length"),
         feeds=common.feed_options(calibration, evaluation, feed, shape),
         budget=Budget.parse(max_drop) if max_drop else None,
         samples=samples,
         measures_quality=quality,
+        is_strict=strict,
         seed=seed,
-        plan=common.latency_plan(threads, processes, seed),
+        plan=common.latency_plan(threads, processes, seed, gap_ms=gap_ms),
     )
     with progress("bench") as on_step:
         result = run(models or [], options, on_step=on_step)
@@ -90,33 +95,47 @@ def _save(result: BenchResult, output: Path | None) -> None:
 def _show(result: BenchResult) -> None:
     from aigc_compress.machine import cpu_name
 
-    columns = ["model", "engine", "size", "ms", "speed", "verdict", "quality", "worse by (budget)"]
-    options = result.options
-    title = (
-        f"{cpu_name()}, {options.plan.threads} thread(s), batch {options.batch},"
-        f" length {options.length}"
-    )
+    columns = [
+        *("model", "engine", "batch x length", "size", "ms", "p90 ms", "speed", "verdict"),
+        *("quality", "worse by (budget)"),
+    ]
+    plan = result.options.plan
+    title = f"{cpu_name()}, {plan.threads} thread(s), {plan.processes} processes"
     show_table(title, columns, [_cells(row) for row in result.rows])
     for row in result.rows:
         if row.judgement is not None and row.judgement.quality.details:
             say(f"{row.model}: {dict(row.judgement.quality.details)}")
+    if result.trust.complaint:
+        say(f"Note: the machine was not quiet: {result.trust.complaint}. Repeat it alone.")
     for note in result.notes:
         say(f"Note: {note}")
 
 
 def _cells(row: Row) -> list[str]:
+    from aigc_compress.bench.statistics import percentile_interval
+
     from .tables import quality_cells, size_text, speed_text
 
     value, change = quality_cells(row.judgement)
-    if row.speedup is None and row.judgement is not None and row.judgement.baseline is not None:
+    if row.is_baseline and row.judgement is not None and row.judgement.baseline is not None:
         change = "-"
+    p90 = percentile_interval(row.timing.calls_ms, 90)
     return [
         row.model,
         row.engine,
+        f"{row.batch} x {row.length}",
         size_text(row.size_bytes),
         f"{row.timing.median_ms:.3f}",
+        "n too small" if p90.high is None else f"{p90.value:.3f}",
         speed_text(row.speedup),
-        row.speedup.verdict if row.speedup else "baseline",
+        "baseline, A/A" if row.is_baseline else row.speedup.verdict,
         value,
         change,
     ]
+
+
+def _sizes(text: str, option: str) -> tuple[int, ...]:
+    parts = text.split(",")
+    if not all(part.strip().isdigit() and int(part) > 0 for part in parts):
+        raise UsageError(f"{option} {text!r} must be whole numbers of at least 1, like 1,8,32.")
+    return tuple(int(part) for part in parts)

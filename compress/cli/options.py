@@ -64,6 +64,6 @@ def feed_options(
     return FeedOptions(calibration, evaluation, tuple(feed or ()), tuple(shape or ()))
 
 
-def latency_plan(threads: int, processes: int, seed: int) -> LatencyPlan:
+def latency_plan(threads: int, processes: int, seed: int, *, gap_ms: float = 0.0) -> LatencyPlan:
     """Gather what was said about timing."""
-    return LatencyPlan(threads=threads, processes=processes, seed=seed)
+    return LatencyPlan(threads=threads, processes=processes, seed=seed, gap_ms=gap_ms)

@@ -42,7 +42,7 @@ def quantize(
     max_drop: common.MaxDrop = None,
     samples: common.Samples = None,
     threads: common.Threads = 1,
-    processes: Annotated[int, typer.Option(min=1, help="fresh processes while timing")] = 3,
+    processes: Annotated[int, typer.Option(min=2, help="fresh processes per model")] = 5,
     seed: common.Seed = 0,
     json: common.Json = False,
 ) -> None:

@@ -18,10 +18,8 @@ def size_text(size_bytes: int) -> str:
     return f"{size_bytes / 1e3:.1f} kB"
 
 
-def speed_text(speedup: RatioInterval | None) -> str:
+def speed_text(speedup: RatioInterval) -> str:
     """Return ratio and interval."""
-    if speedup is None:
-        return "-"
     return f"{speedup.ratio:.2f}x [{speedup.low:.2f}, {speedup.high:.2f}]"
 
 

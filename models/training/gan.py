@@ -48,6 +48,10 @@ class GanTraining(TrainingConfig):
         default=2e-4, gt=0, description="the same of the discriminator"
     )
     beta1: float = Field(default=0.5, ge=0, lt=1, description="Adam's first-moment decay")
+    r1_gamma: float = Field(
+        default=0.0, ge=0, description="weight of the R1 penalty (Mescheder et al. 2018); 0: none"
+    )
+    r1_every: int = Field(default=16, ge=1, description="steps between R1 penalties, weighted up")
     decay_from: float = Field(
         default=0.5, ge=0, le=1, description="share of steps after which rates fall"
     )
@@ -88,6 +92,8 @@ class GanTrainer(Trainer):
             on_both = self.discriminator(torch.cat([real, drawn.detach().float()]))
         on_real, on_drawn = on_both.float().chunk(2)
         loss_d = _discriminator_loss(on_real, on_drawn, kind=self.config.loss)
+        if self.config.r1_gamma and index % self.config.r1_every == 0:
+            loss_d = loss_d + self.config.r1_every * self._gradient_penalty(real)
         self._descend("discriminator", loss_d)
         with self.mixed_precision():
             judged = self.discriminator(drawn)
@@ -163,6 +169,13 @@ class GanTrainer(Trainer):
         mirrored = torch.rand(size, 1, 1, 1) < 0.5
         real = self.pixels[picks]
         return torch.where(mirrored, real.flip(3), real).to(self.device)
+
+    def _gradient_penalty(self, real: Tensor) -> Tensor:
+        """Return gamma / 2 E[|grad_x D(x)|^2] on real images, in full precision."""
+        images = real.detach().requires_grad_()
+        logits = self.discriminator(images).sum()
+        (gradient,) = torch.autograd.grad(logits, images, create_graph=True)
+        return self.config.r1_gamma / 2 * gradient.square().sum((1, 2, 3)).mean()
 
     def _descend(self, name: str, loss: Tensor) -> None:
         optimizer = self.optimizers[name]

@@ -26,6 +26,18 @@ def test_timed_calls_are_the_differences_of_the_clock(monkeypatch):
     assert worker.time_calls(lambda: None, 3) == [7, 11, 13]
 
 
+def test_gaps_between_calls_are_not_timed(monkeypatch):
+    now = [0]
+    monkeypatch.setattr(worker.time, "perf_counter_ns", lambda: now[0])
+    monkeypatch.setattr(worker.time, "sleep", lambda s: now.__setitem__(0, now[0] + int(s * 1e9)))
+
+    def call():
+        now[0] += 5
+
+    assert worker.time_calls(call, 3, gap_ms=20.0) == [5, 5, 5]
+    assert now[0] == 3 * (20_000_000 + 5)
+
+
 def test_every_contestant_gets_all_blocks_of_all_processes(model):
     feeds = {"x": np.zeros((1, 4), np.float32)}
     seen = []
@@ -50,12 +62,14 @@ def test_a_model_that_does_not_load_is_named_by_its_worker(tmp_path):
 class FakeWorker:
     """Counts calls; a call takes 2 ms by its own clock."""
 
+    _gap_ms = 0.0
+
     def __init__(self):
-        self.calls = 0
+        self.calls = self.warmup_calls = 0
 
     def _ask(self, request):
         self.calls += request["calls"]
-        return {"ns": [2_000_000] * request["calls"]}
+        return {"ns": [2_000_000] * request["calls"], "peak_bytes": 1}
 
 
 def test_warm_up_ends_after_its_time_and_sizes_blocks_by_the_median():
@@ -65,6 +79,7 @@ def test_warm_up_ends_after_its_time_and_sizes_blocks_by_the_median():
     size = latency._Worker.warm_up(fake, warmup_ms=20.0, block_ms=30.0)
     assert size == 15
     assert fake.calls * 2 >= 20
+    assert fake.warmup_calls == fake.calls
 
 
 def test_blocks_are_interleaved_in_random_order_but_complete(monkeypatch):
@@ -72,6 +87,7 @@ def test_blocks_are_interleaved_in_random_order_but_complete(monkeypatch):
 
     class Recorder:
         load_ms = first_ms = 1.0
+        warmup_calls = peak_bytes = 7
 
         def __init__(self, name):
             self.name = name
@@ -97,4 +113,5 @@ def test_blocks_are_interleaved_in_random_order_but_complete(monkeypatch):
     rounds = [tuple(order[i : i + 2]) for i in range(0, 100, 2)]
     assert {tuple(sorted(each)) for each in rounds} == {("a", "b")}
     assert set(rounds) == {("a", "b"), ("b", "a")}
-    assert [timing.calls for timing in timings] == [150, 150]
+    assert [len(timing.calls_ms) for timing in timings] == [150, 150]
+    assert {timing.peak_bytes for timing in timings} == {7}
