@@ -8,9 +8,10 @@ from dataclasses import dataclass
 from typing import Any
 
 import onnx
+import onnxruntime
 from onnx import ModelProto, NodeProto, numpy_helper
 
-from aigc_compress.engines.ort import create_session, session_options
+from aigc_compress.engines.ort import create_session, optimized, session_options
 from aigc_compress.errors import PassError
 from aigc_compress.task import Feeds
 
@@ -42,13 +43,15 @@ class NodeCost:
 
 
 def count_costs(model: ModelProto, feeds: Feeds) -> list[NodeCost]:
-    """Return the cost of every node of the main graph; graphs inside If and Loop are not counted.
+    """Return the cost of every node that ONNX Runtime runs; graphs inside If and Loop are left out.
 
-    Shapes are not inferred but seen: the graph is run once with every tensor as an output.
+    The graph is optimized first, as a session would (Q/DQ become integer operators then). Shapes
+    are not inferred but seen: it is run once with every tensor as an output.
 
     Raises:
         PassError: the graph does not run on these feeds.
     """
+    model = optimized(model)
     seen = _observe(model, feeds)
     constants = {each.name: each for each in model.graph.initializer}
     sizes = {name: math.prod(shape) * width for name, (shape, width) in seen.items()}
@@ -93,7 +96,9 @@ def _observe(model: ModelProto, feeds: Feeds) -> dict[str, tuple[Shape, int]]:
             if name and name not in known:
                 exposed.graph.output.append(onnx.ValueInfoProto(name=name))
                 known.add(name)
-    session = create_session(exposed.SerializeToString(), session_options(1))
+    options = session_options(1)
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+    session = create_session(exposed.SerializeToString(), options)
     try:
         values = session.run(None, dict(feeds))
     except Exception as error:  # ONNX Runtime's exceptions have no common base of their own

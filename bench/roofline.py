@@ -9,11 +9,12 @@ before its weights are read once at the bandwidth of the memory level that they 
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,8 @@ from aigc_compress.artifact import Artifact
 from aigc_compress.engines.ort import OrtSession
 from aigc_compress.machine import cpu_flags, cpu_name, versions
 from aigc_compress.storage import write_bytes
+
+from .trust import Watch
 
 __all__ = ["Limit", "Peaks", "limit_of", "load_peaks", "measure_peaks"]
 
@@ -66,27 +69,38 @@ class Limit:
         return self.milliseconds / measured_ms
 
 
-def limit_of(cost: dict[str, int], peaks: Peaks) -> Limit:
-    """Return the roofline limit of a model's total cost (see `counting.total_cost`)."""
+def limit_of(cost: Mapping[str, int], peaks: Peaks, *, threads: int = 1) -> Limit:
+    """Return the roofline limit of a model's total cost (see `counting.total_cost`).
+
+    More threads multiply the compute peak; the bandwidth stays that of one thread's working set,
+    so with several threads the limit of a weight-bound model is on the high side.
+    """
     floats = cost["macs"] - cost["integer_macs"]
     compute = floats / peaks.float_macs + cost["integer_macs"] / peaks.integer_macs
+    compute /= threads
     weights = cost["weight_bytes"]
     memory = weights / peaks.bandwidth(weights) if weights else 0.0
     bound = "compute" if compute >= memory else "weights"
     return Limit(1e3 * max(compute, memory), bound)
 
 
+@functools.cache
 def load_peaks() -> Peaks:
-    """Return this machine's peaks from the cache, measured now (some ten seconds) if missing."""
+    """Return this machine's peaks from the cache, measured now (some ten seconds) if missing.
+
+    Peaks measured while other work ran are too low; they are used once and not kept.
+    """
     path = _cache_file()
     try:
         values = json.loads(path.read_text())
         pairs = tuple((int(size), float(rate)) for size, rate in values["bandwidths"])
         return Peaks(float(values["float_macs"]), float(values["integer_macs"]), pairs)
     except (OSError, ValueError, KeyError, TypeError):
+        watch = Watch()
         peaks = measure_peaks()
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write_bytes(path, json.dumps(asdict(peaks)).encode())
+        if not watch.stop().complaint:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            write_bytes(path, json.dumps(asdict(peaks)).encode())
         return peaks
 
 

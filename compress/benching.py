@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from itertools import product
 from pathlib import Path
 from typing import Any
 
+from aigc_compress.bench.counting import count_costs, total_cost
 from aigc_compress.bench.latency import Contestant, LatencyPlan, Timing, measure_latency
+from aigc_compress.bench.roofline import Limit, limit_of, load_peaks
 from aigc_compress.bench.statistics import (
     RatioInterval,
     percentile_interval,
@@ -24,7 +26,7 @@ from .engines import check_feeds, get_engine
 from .errors import AigcCompressError, UsageError
 from .loading import REFERENCE_NAMES, load_artifact, resolve_source
 from .machine import describe_machine
-from .task import OnStep
+from .task import Feeds, OnStep
 from .workload import FeedOptions, Workload, make_workload
 
 __all__ = ["BenchOptions", "BenchResult", "Row", "bench_models", "workspace_sources"]
@@ -80,6 +82,8 @@ class Row:
     timing: Timing
     speedup: RatioInterval
     judgement: Judgement | None
+    cost: Mapping[str, int] | None = None
+    limit: Limit | None = None
 
     def document(self) -> dict[str, Any]:
         """Return the row as JSON, raw block medians included."""
@@ -104,8 +108,16 @@ class Row:
             "blocks_ms": self.timing.blocks_ms.tolist(),
             "speedup": {"ratio": speedup.ratio, "low": speedup.low, "high": speedup.high},
             "verdict": f"A/A: {speedup.verdict}" if self.is_baseline else speedup.verdict,
+            "cost": dict(self.cost) if self.cost else None,
+            "roofline": self._roofline(),
             "quality": self.judgement.document() if self.judgement else None,
         }
+
+    def _roofline(self) -> dict[str, Any] | None:
+        if self.limit is None:
+            return None
+        efficiency = self.limit.efficiency(self.timing.median_ms)
+        return {**asdict(self.limit), "efficiency": efficiency}
 
 
 @dataclass(frozen=True)
@@ -296,10 +308,15 @@ def _time(
         speedup = ratio_of_medians(timings[0].blocks_ms, against.blocks_ms, seed=options.seed)
         size_bytes = contestant.path.stat().st_size
         judgement = judgements.get(entry.name)
-        rows.append(
-            Row(entry.name, engine, *size, index == 0, size_bytes, timing, speedup, judgement)
-        )
+        row = Row(entry.name, engine, *size, index == 0, size_bytes, timing, speedup, judgement)
+        rows.append(_with_limit(row, entry, feeds, options.plan) if engine == "ort" else row)
     return rows
+
+
+def _with_limit(row: Row, entry: _Entry, feeds: Feeds, plan: LatencyPlan) -> Row:
+    """Add MACs, bytes and the machine's limit to a row timed on ONNX Runtime."""
+    cost = total_cost(count_costs(entry.graph.payload, feeds))
+    return replace(row, cost=cost, limit=limit_of(cost, load_peaks(), threads=plan.threads))
 
 
 def _file_for(entry: _Entry, engine: str) -> Path:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -96,12 +97,22 @@ def _show(result: BenchResult) -> None:
     from aigc_compress.machine import cpu_name
 
     columns = [
-        *("model", "engine", "batch x length", "size", "ms", "p90 ms", "speed", "verdict"),
+        *(
+            "model",
+            "engine",
+            "batch x length",
+            "size",
+            "ms",
+            "p90 ms",
+            "limit ms",
+            "speed",
+            "verdict",
+        ),
         *("quality", "worse by (budget)"),
     ]
     plan = result.options.plan
     title = f"{cpu_name()}, {plan.threads} thread(s), {plan.processes} processes"
-    show_table(title, columns, [_cells(row) for row in result.rows])
+    show_table(title, *_without_trivial_columns(columns, [_cells(row) for row in result.rows]))
     for row in result.rows:
         if row.judgement is not None and row.judgement.quality.details:
             say(f"{row.model}: {dict(row.judgement.quality.details)}")
@@ -127,11 +138,28 @@ def _cells(row: Row) -> list[str]:
         size_text(row.size_bytes),
         f"{row.timing.median_ms:.3f}",
         "n too small" if p90.high is None else f"{p90.value:.3f}",
+        _limit_text(row),
         speed_text(row.speedup),
         "baseline, A/A" if row.is_baseline else row.speedup.verdict,
         value,
         change,
     ]
+
+
+def _without_trivial_columns(
+    columns: Sequence[str], rows: Sequence[Sequence[str]]
+) -> tuple[list[str], list[list[str]]]:
+    """Leave out columns that say nothing here: nothing measured, or a single call of one sample."""
+    kept = [i for i in range(len(columns)) if {row[i] for row in rows} - {"-", "1 x 1"}]
+    return [columns[i] for i in kept], [[row[i] for i in kept] for row in rows]
+
+
+def _limit_text(row: Row) -> str:
+    """Return the least time that this machine allows, what sets it, and the share reached."""
+    if row.limit is None:
+        return "-"
+    share = row.limit.efficiency(row.timing.median_ms)
+    return f"{row.limit.milliseconds:.3f} {row.limit.bound_by} {share:.0%}"
 
 
 def _sizes(text: str, option: str) -> tuple[int, ...]:

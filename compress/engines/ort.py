@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import tempfile
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
+import onnx
 import onnxruntime
 from numpy.typing import NDArray
+from onnx import ModelProto
 
 from aigc_compress.artifact import Artifact, graph_tensors
 from aigc_compress.errors import PassError
@@ -15,7 +18,7 @@ from aigc_compress.task import Feeds
 
 from .base import Availability
 
-__all__ = ["OrtEngine", "OrtSession", "optimize_offline"]
+__all__ = ["OrtEngine", "OrtSession", "optimize_offline", "optimized"]
 
 
 class OrtSession:
@@ -77,6 +80,14 @@ def _translated(error: Exception, verb: str) -> Exception:
         return error
     first = (str(error).strip().splitlines() or [type(error).__name__])[0]
     return PassError(f"ONNX Runtime does not {verb} this graph: {first}")
+
+
+def optimized(model: ModelProto) -> ModelProto:
+    """Return the graph as ONNX Runtime runs it, up to layouts of this very CPU."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "optimized.onnx"
+        optimize_offline(model.SerializeToString(), path, level="extended")
+        return onnx.load(path)
 
 
 def optimize_offline(model: bytes, path: Path, *, level: Literal["basic", "extended"]) -> None:

@@ -20,7 +20,7 @@ from onnx import ModelProto, helper, numpy_helper
 from pydantic import BaseModel, ConfigDict, Field
 
 from aigc_compress.artifact import Artifact, Step
-from aigc_compress.engines.ort import optimize_offline
+from aigc_compress.engines.ort import optimized
 from aigc_compress.errors import PassError
 from aigc_compress.task import Feeds
 
@@ -278,12 +278,9 @@ def operators_at_run_time(model: ModelProto) -> dict[str, Any]:
         `int8` and `float`: number of operators by type; `overhead`: Quantize- and
         DequantizeLinear left between them; `reasons`: why a costly type stays float.
     """
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "optimized.onnx"
-        optimize_offline(model.SerializeToString(), path, level="extended")
-        nodes: Counter[str] = Counter(
-            ALIASES.get(str(n.op_type), str(n.op_type)) for n in _all_nodes(onnx.load(path).graph)
-        )
+    nodes: Counter[str] = Counter(
+        ALIASES.get(str(n.op_type), str(n.op_type)) for n in _all_nodes(optimized(model).graph)
+    )
     overhead = {op: nodes.pop(op) for op in sorted(nodes) if op.endswith("QuantizeLinear")}
     overhead |= {op: nodes.pop(op) for op in sorted(nodes) if op == "DequantizeLinear"}
     integer = {op: count for op, count in sorted(nodes.items()) if _is_integer(op)}

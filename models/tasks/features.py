@@ -6,7 +6,7 @@ import functools
 import importlib.util
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -14,8 +14,9 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from aigc_compress.checkpoint import read_checkpoint
+from aigc_compress.models import data
 from aigc_compress.models.registry import build_module, weights_path
-from aigc_compress.task import batches
+from aigc_compress.task import Split, batches
 
 from .efficientnet import PACKAGE, load_efficientnet
 
@@ -33,19 +34,27 @@ def judge(images: Images) -> NDArray[np.int64]:
 
 
 def distances(
-    drawn: Images, real: Images, *, seed: int
+    drawn: Images, split: Split, *, seed: int
 ) -> tuple[tuple[float, float], dict[str, Any]]:
-    """Return (KID x 1e3, its spread) on reference CNN features, and the same for other networks.
+    """Return (KID x 1e3, its spread) against as many images of a split, by two networks.
 
-    EfficientNet-Lite0 is added where its package is installed, else the reason is.
+    The first pair rests on the reference CNN's features. EfficientNet-Lite0's stand in the dict
+    where its package is installed, else the reason why not.
     """
-    cnn = _kid(_through(_reference_features, drawn), _through(_reference_features, real), seed)
+    count = len(drawn)
+    cnn = _kid(_through(_reference_features, drawn), _real_features("cnn", split, count), seed)
     if importlib.util.find_spec(PACKAGE) is None:
         reason = "not installed: pip install 'aigc-compress[efficientnet]'"
         return cnn, {"kid_efficientnet_lite0": None, "kid_efficientnet_lite0_reason": reason}
-    network = load_efficientnet()
-    value, spread = _kid(_through(network, drawn), _through(network, real), seed)
+    features = _through(load_efficientnet(), drawn)
+    value, spread = _kid(features, _real_features("efficientnet", split, count), seed)
     return cnn, {"kid_efficientnet_lite0": value, "kid_efficientnet_lite0_spread": spread}
+
+
+@functools.cache
+def _real_features(network: Literal["cnn", "efficientnet"], split: Split, count: int) -> Tensor:
+    real = data.to_unit_range(data.images(split).pixels[:count])
+    return _through(_reference_features if network == "cnn" else load_efficientnet(), real)
 
 
 def _kid(drawn: Tensor, real: Tensor, seed: int) -> tuple[float, float]:

@@ -66,10 +66,9 @@ class DrawClothes:
             if on_step:
                 on_step(part.stop, count)
         images = np.concatenate(drawn)
-        real = data.to_unit_range(data.images(split).pixels[:count])
         classes = judge(images)
         coverage = np.bincount(classes, minlength=len(data.CLASSES)) / count * 100
-        (value, spread), extra = distances(images, real, seed=seed)
+        (value, spread), extra = distances(images, split, seed=seed)
         details = {
             "coverage_percent": dict(zip(data.CLASSES, coverage.round(2).tolist(), strict=True)),
             "least_covered_percent": float(coverage.min()),

@@ -3,6 +3,7 @@ import onnx
 import pytest
 
 from aigc_compress.bench.counting import count_costs, total_cost
+from aigc_compress.bench.roofline import Limit, Peaks, limit_of
 from aigc_compress.loading import load_artifact
 from aigc_compress.workload import FeedOptions, make_workload
 
@@ -53,6 +54,22 @@ def test_elementwise_operators_count_bytes_alone():
         "weight_bytes": 0,
         "activation_bytes": 2 * 64,
     }
+
+
+def test_quantized_products_count_as_integer():
+    text = "g (uint8[3,4] x) => (int32[3,5] y) <int8[4,5] w = {@}> { y = MatMulInteger(x, w) }"
+    text = text.replace("@", ",".join("1" * 20))
+    cost = total_cost(count_costs(parsed(text), {"x": np.zeros((3, 4), np.uint8)}))
+    assert cost["macs"] == cost["integer_macs"] == 60
+    assert cost["weight_bytes"] == 20
+
+
+def test_the_limit_is_the_larger_of_compute_and_weights():
+    peaks = Peaks(float_macs=1e9, integer_macs=4e9, bandwidths=((1 << 16, 1e10), (1 << 30, 1e9)))
+    compute = {"macs": 5_000_000, "integer_macs": 4_000_000, "weight_bytes": 1000}
+    assert limit_of(compute, peaks) == Limit(pytest.approx(1.0 + 1.0), "compute")
+    weights = {"macs": 1000, "integer_macs": 0, "weight_bytes": 1 << 20}
+    assert limit_of(weights, peaks) == Limit(pytest.approx(1e3 * 2**20 / 1e9), "weights")
 
 
 def test_the_residual_reference_agrees_with_a_count_by_hand():
