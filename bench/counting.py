@@ -13,6 +13,7 @@ from onnx import ModelProto, NodeProto, numpy_helper
 
 from aigc_compress.engines.ort import create_session, optimized, session_options
 from aigc_compress.errors import PassError
+from aigc_compress.passes.operators import is_integer
 from aigc_compress.task import Feeds
 
 __all__ = ["NodeCost", "count_costs", "total_cost"]
@@ -69,8 +70,7 @@ def count_costs(model: ModelProto, feeds: Feeds) -> list[NodeCost]:
                 _macs(node, shapes),
                 weights,
                 sum(sizes.get(name, 0) for name in moved),
-                node.op_type.startswith(("QLinear", "QGemm", "DynamicQuantize"))
-                or "Integer" in node.op_type,
+                is_integer(node.op_type),
             )
         )
     return costs

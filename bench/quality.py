@@ -1,50 +1,38 @@
-"""Quality of a loaded model: by its task, or as distance to the FP32 model's outputs."""
+"""Quality without a task: the distance of a model's outputs to those of the FP32 model."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
+from aigc_compress.closeness import agreement_db
 from aigc_compress.errors import UsageError
-from aigc_compress.passes.base import sqnr_db
 from aigc_compress.task import Feeds, Quality, Runner
 
-__all__ = ["MOST_SQNR_DB", "measure_sqnr"]
-
-MOST_SQNR_DB = 200.0  # float64 itself resolves no more; equal outputs are reported as this
+__all__ = ["measure_sqnr"]
 
 
 def measure_sqnr(reference: Runner, candidate: Runner, feeds: Sequence[Feeds]) -> Quality:
-    """Return the SQNR of the worst output over all feeds, in dB; equal outputs count as 200.
-
-    Whole-number and boolean outputs have no SQNR: they count as -10 log10 of the share of entries
-    that differ, which is 20 dB where one in a hundred does.
+    """Return the agreement of the worst output over all feeds, in dB (see `closeness`).
 
     Raises:
         UsageError: there are no feeds.
     """
     if not feeds:
         raise UsageError("Quality needs at least one set of feeds.")
-    wanted: dict[str, list[np.ndarray]] = {}
-    found: dict[str, list[np.ndarray]] = {}
-    for each in feeds:
-        for store, runner in ((wanted, reference), (found, candidate)):
-            for name, value in runner.run(each).items():
-                store.setdefault(name, []).append(np.asarray(value).ravel())
-    by_output = {
-        name: _compare(np.concatenate(wanted[name]), np.concatenate(found[name])) for name in wanted
-    }
+    wanted, found = _gather(reference, feeds), _gather(candidate, feeds)
+    by_output = {name: agreement_db(wanted[name], found[name]) for name in wanted}
     details = {"sqnr_db_by_output": by_output}
-    worst = min(by_output.values())
-    return Quality("SQNR dB", worst, True, len(feeds), "feeds", None, details)
+    return Quality("SQNR dB", min(by_output.values()), True, len(feeds), "feeds", None, details)
 
 
-def _compare(wanted: np.ndarray, found: np.ndarray) -> float:
-    if wanted.shape != found.shape:
-        return -MOST_SQNR_DB
-    if np.issubdtype(wanted.dtype, np.floating):
-        return float(np.clip(sqnr_db(wanted, found), -MOST_SQNR_DB, MOST_SQNR_DB))
-    agreement = float((wanted == found).mean()) if wanted.size else 1.0
-    noise = 1 - agreement
-    return MOST_SQNR_DB if noise == 0 else float(-10 * np.log10(noise))
+def _gather(runner: Runner, feeds: Sequence[Feeds]) -> dict[str, NDArray[Any]]:
+    """Return every output over all feeds as one flat array."""
+    parts: dict[str, list[NDArray[Any]]] = {}
+    for each in feeds:
+        for name, value in runner.run(each).items():
+            parts.setdefault(name, []).append(np.asarray(value).ravel())
+    return {name: np.concatenate(values) for name, values in parts.items()}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import pickle
 import zipfile
 from collections.abc import Mapping
@@ -10,9 +11,16 @@ from pathlib import Path
 from typing import Any
 
 from .errors import InputFileError
-from .storage import write_atomically
+from .storage import write_bytes
 
-__all__ = ["FORMAT", "Checkpoint", "read_checkpoint", "read_plain", "write_checkpoint"]
+__all__ = [
+    "FORMAT",
+    "Checkpoint",
+    "read_checkpoint",
+    "read_plain",
+    "write_checkpoint",
+    "write_torch",
+]
 
 FORMAT = "aigc-compress/checkpoint/1"
 
@@ -41,8 +49,6 @@ class Checkpoint:
 
 def write_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
     """Write the file whole or not at all; raises OutputError."""
-    import torch
-
     document = {
         "format": FORMAT,
         "model": checkpoint.model,
@@ -52,7 +58,19 @@ def write_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
         "history": [dict(step) for step in checkpoint.history],
         "companions": {name: dict(value) for name, value in checkpoint.companions.items()},
     }
-    write_atomically(path, lambda temporary: torch.save(document, temporary))
+    write_torch(path, document)
+
+
+def write_torch(path: Path, document: Mapping[str, Any]) -> None:
+    """Write plain data and tensors as a torch file, whole or not at all; raises OutputError.
+
+    Serialized in memory first: torch reports a full disk as a RuntimeError of its own.
+    """
+    import torch
+
+    buffer = io.BytesIO()
+    torch.save(dict(document), buffer)
+    write_bytes(path, buffer.getvalue())
 
 
 def read_checkpoint(path: Path) -> Checkpoint:

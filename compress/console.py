@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -21,7 +22,7 @@ from rich.text import Text
 
 from .task import OnStep
 
-__all__ = ["progress", "say", "show", "show_json", "show_table"]
+__all__ = ["progress", "say", "show", "show_json", "show_table", "to_json"]
 
 WIDTH_OF_FILES = 150  # a table sent to a file or a pipe should not wrap
 
@@ -43,7 +44,20 @@ def say(message: str) -> None:
 
 def show_json(document: Mapping[str, Any]) -> None:
     """Print one JSON document on stdout."""
-    print(json.dumps(document, indent=2, allow_nan=False))
+    print(to_json(document))
+
+
+def to_json(document: Mapping[str, Any]) -> str:
+    """Return a document as JSON text; numbers that are not finite become null."""
+    return json.dumps(_finite(document), indent=2, allow_nan=False)
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {key: _finite(each) for key, each in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(each) for each in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def show_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:

@@ -24,6 +24,7 @@ __all__ = [
     "PassError",
     "StoppedError",
     "UsageError",
+    "first_line",
     "unknown_name",
 ]
 
@@ -66,6 +67,12 @@ class StoppedError(AigcCompressError):
     """The user interrupted; the message says what was saved and how to go on."""
 
     exit_code = 130
+
+
+def first_line(error: BaseException) -> str:
+    """Return the first line of an error's message, or its kind where it has none."""
+    lines = str(error).strip().splitlines()
+    return lines[0] if lines else type(error).__name__
 
 
 def unknown_name(kind: str, name: str, known: Iterable[str]) -> UsageError:

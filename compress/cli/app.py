@@ -12,7 +12,7 @@ import typer
 
 from aigc_compress import __version__
 from aigc_compress.console import say
-from aigc_compress.errors import AigcCompressError, NotOnThisMachineError
+from aigc_compress.errors import AigcCompressError, NotOnThisMachineError, StoppedError
 
 from .bench import bench
 from .doctor import doctor
@@ -52,13 +52,20 @@ def main() -> None:
     """Run the command line and leave with the documented exit code."""
     try:
         app()
+    except SystemExit as error:
+        if error.code == StoppedError.exit_code:  # Typer turned Ctrl-C into this
+            say("Interrupted; no file was left half-written.")
+        raise
     except AigcCompressError as error:
         _leave(error, str(error), error.exit_code)
     except ModuleNotFoundError as error:
         hint = f"{error.name} is not installed: pip install 'aigc-compress[compress]'"
         _leave(error, hint, NotOnThisMachineError.exit_code)
-    except KeyboardInterrupt as error:
-        _leave(error, "Interrupted; no file was left half-written.", 130)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # the reader has gone
+        sys.exit(1)
+    except OSError as error:
+        _leave(error, f"The system refused: {error}.", 1)
 
 
 def _leave(error: BaseException, message: str, code: int) -> None:

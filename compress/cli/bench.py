@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from aigc_compress.budget import Budget
-from aigc_compress.console import progress, say, show_json, show_table
+from aigc_compress.console import progress, say, show_json, show_table, to_json
 from aigc_compress.errors import UsageError
+from aigc_compress.storage import require_writable, write_bytes
 
 from . import options as common
 
@@ -75,6 +76,8 @@ def bench(
         seed=seed,
         plan=common.latency_plan(threads, processes, seed, gap_ms=gap_ms),
     )
+    if output is not None:
+        require_writable(output)
     with progress("bench") as on_step:
         result = run(models or [], options, on_step=on_step)
     _save(result, output)
@@ -86,11 +89,7 @@ def bench(
 
 def _save(result: BenchResult, output: Path | None) -> None:
     if output is not None:
-        import json
-
-        from aigc_compress.storage import write_bytes
-
-        write_bytes(output, (json.dumps(result.document(), indent=2) + "\n").encode())
+        write_bytes(output, (to_json(result.document()) + "\n").encode())
 
 
 def _show(result: BenchResult) -> None:

@@ -95,7 +95,8 @@ def _show(result: QuantizeResult) -> None:
     operators = result.numbers["operators"]
     rows = [[op, str(n), "int8", ""] for op, n in operators["int8"].items()]
     for op, count in operators["float"].items():
-        rows.append([op, str(count), "float", operators["reasons"].get(op, "")])
+        why = [f"{n} x {reason}" for reason, n in operators["reasons"].get(op, {}).items()]
+        rows.append([op, str(count), "float", "; ".join(why)])
     rows += [[op, str(n), "overhead", "border"] for op, n in operators["overhead"].items()]
     show_table("operators as ONNX Runtime runs them", ["operator", "count", "runs as", "why"], rows)
     for note in result.notes:

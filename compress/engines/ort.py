@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from onnx import ModelProto
 
 from aigc_compress.artifact import Artifact, graph_tensors
-from aigc_compress.errors import PassError
+from aigc_compress.errors import PassError, first_line
 from aigc_compress.task import Feeds
 
 from .base import Availability
@@ -78,8 +78,7 @@ def _translated(error: Exception, verb: str) -> Exception:
     is_its_own = type(error).__module__.startswith("onnxruntime")
     if not is_its_own and not isinstance(error, ValueError | RuntimeError):
         return error
-    first = (str(error).strip().splitlines() or [type(error).__name__])[0]
-    return PassError(f"ONNX Runtime does not {verb} this graph: {first}")
+    return PassError(f"ONNX Runtime does not {verb} this graph: {first_line(error)}")
 
 
 def optimized(model: ModelProto) -> ModelProto:

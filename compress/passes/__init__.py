@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from .base import Context, Pass, sqnr_db
+from .base import Context, Pass
 from .export import ExportConfig, ExportPass
 from .fold import FoldConfig, FoldPass
 from .quantize import Mode, QuantizeConfig, QuantizePass
@@ -18,7 +18,6 @@ __all__ = [
     "Mode",
     "Pass",
     "QuantizeConfig",
-    "sqnr_db",
 ]
 
 PASSES: Mapping[str, Any] = {each.name: each for each in (ExportPass(), FoldPass(), QuantizePass())}

@@ -17,7 +17,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from aigc_compress.artifact import Artifact, Step
 from aigc_compress.engines.ort import OrtSession
 from aigc_compress.engines.torch import TorchRunner
-from aigc_compress.errors import PassError
+from aigc_compress.errors import PassError, first_line
 from aigc_compress.task import Feeds
 
 from .base import Context
@@ -87,8 +87,7 @@ def _export(module: Any, example: Feeds, config: ExportConfig) -> ModelProto:
                 verbose=False,
             )
     except (torch.onnx.errors.OnnxExporterError, RuntimeError) as error:
-        first = str(error).strip().splitlines()[0]
-        raise PassError(f"torch cannot export this module to ONNX: {first}") from error
+        raise PassError(f"torch cannot export this module to ONNX: {first_line(error)}") from error
     assert program is not None
     return _fold_initializers(program.model_proto)
 

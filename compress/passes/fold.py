@@ -12,12 +12,15 @@ from onnx import ModelProto
 from pydantic import BaseModel, ConfigDict, Field
 
 from aigc_compress.artifact import Artifact, Step
+from aigc_compress.closeness import lowest_agreement_db
 from aigc_compress.engines.ort import OrtSession, optimize_offline
-from aigc_compress.errors import PassError
+from aigc_compress.errors import PassError, first_line
 
-from .base import Context, sqnr_db
+from .base import Context
 
 __all__ = ["FoldConfig", "FoldPass"]
+
+MOST_GROWTH, SMALL_BYTES = 1.2, 65536
 
 
 class FoldConfig(BaseModel):
@@ -55,12 +58,13 @@ class FoldPass:
         ):
             try:
                 candidate = rewrite(model)
-                agreement = _agreement(reference, _outputs(candidate, context))
+                agreement = lowest_agreement_db(reference, _outputs(candidate, context))
                 if agreement < config.least_sqnr_db:
                     raise PassError(f"outputs agree to {agreement:.0f} dB only")
+                _require_no_growth(model, candidate)
                 model = candidate
             except Exception as error:  # third-party rewriters fail in ways of their own
-                given_up[name] = str(error).strip().splitlines()[0][:200] or type(error).__name__
+                given_up[name] = first_line(error)[:200]
         numbers = {
             "nodes": {"before": len(artifact.payload.graph.node), "after": len(model.graph.node)},
             "given_up": given_up,
@@ -68,6 +72,13 @@ class FoldPass:
         return artifact.then(
             model, Step(self.name, config.model_dump(), None, numbers), stage="onnx"
         )
+
+
+def _require_no_growth(before: ModelProto, after: ModelProto) -> None:
+    """Refuse a folding that stores large computed constants (a ConstantOfShape of millions)."""
+    sizes = before.ByteSize(), after.ByteSize()
+    if sizes[1] > MOST_GROWTH * sizes[0] + SMALL_BYTES:
+        raise PassError(f"it would grow the graph from {sizes[0]} to {sizes[1]} bytes")
 
 
 def _raise_opset(model: ModelProto, opset: int) -> ModelProto:
@@ -108,16 +119,3 @@ def _drop_unused_domains(model: ModelProto) -> None:
 def _outputs(model: ModelProto, context: Context) -> list[dict[str, np.ndarray]]:
     session = OrtSession(Artifact("onnx", model), threads=1)
     return [session.run(feeds) for feeds in context.check_feeds]
-
-
-def _agreement(
-    references: list[dict[str, np.ndarray]], values: list[dict[str, np.ndarray]]
-) -> float:
-    """Return the lowest SQNR over all sets of feeds and outputs, in dB."""
-    return min(
-        sqnr_db(reference[name], value[name])
-        if np.issubdtype(reference[name].dtype, np.floating)
-        else (float("inf") if np.array_equal(reference[name], value[name]) else float("-inf"))
-        for reference, value in zip(references, values, strict=True)
-        for name in reference
-    )

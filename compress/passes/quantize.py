@@ -20,13 +20,19 @@ from onnx import ModelProto, helper, numpy_helper
 from pydantic import BaseModel, ConfigDict, Field
 
 from aigc_compress.artifact import Artifact, Step
-from aigc_compress.engines.ort import optimized
 from aigc_compress.errors import PassError
 from aigc_compress.task import Feeds
 
 from .base import Context
+from .operators import (
+    BORDERS,
+    RECURRENT,
+    all_nodes,
+    is_integer,
+    operators_at_run_time,
+)
 
-__all__ = ["Mode", "QuantizeConfig", "QuantizePass", "operators_at_run_time"]
+__all__ = ["Mode", "QuantizeConfig", "QuantizePass"]
 
 Mode = Literal["auto", "static", "dynamic"]
 
@@ -45,17 +51,6 @@ STATIC_FOLLOWERS = (
     "Resize",
     "Transpose",
 )
-RECURRENT = ("LSTM", "GRU", "RNN")
-WHY_FLOAT: Mapping[str, str] = {
-    "Conv": "not quantized: weights are no constant, or the mode is dynamic",
-    "ConvTranspose": "ONNX Runtime has no integer kernel; weights are stored as INT8",
-    "GRU": "ONNX Runtime's tools have no integer GRU",
-    "Gemm": "weights are no constant, or ONNX Runtime found no integer form",
-    "LSTM": "weights are no constant, or the mode is static",
-    "MatMul": "both sides are activations, or ONNX Runtime found no integer form",
-    "RNN": "ONNX Runtime has no integer RNN",
-}
-ALIASES = {"FusedConv": "Conv", "FusedGemm": "Gemm", "FusedMatMul": "MatMul"}
 SMALLEST_WEIGHT = 1024
 # Per channel, and options for ONNX Runtime's static tool, tried in this order. Its adjustment of
 # weight scales to int32 biases fails on some per-channel Gemms (1.32: "truth value of an array").
@@ -94,13 +89,14 @@ class QuantizePass:
             PassError: nothing in the graph could be quantized, or the result does not load.
         """
         model: ModelProto = artifact.payload
-        before = Counter(node.op_type for node in _all_nodes(model.graph))
+        before = Counter(node.op_type for node in all_nodes(model.graph))
+        _refuse_quantized(before)
         scheme: dict[str, Any] = {}
         for part in _plan(model, before, config.mode):
             model, told = part(model, config, context)
             scheme.update(told)
-        operators = operators_at_run_time(model)
-        if not operators["int8"] and "weights_only" not in scheme:
+        operators = operators_at_run_time(model, artifact.payload)
+        if not operators["int8"] and not operators["weights_only"]:
             failures = [f for part in scheme.values() for f in part.get("given_up", ())]
             why = f" On the way: {'; '.join(failures)}" if failures else ""
             raise PassError(
@@ -110,6 +106,15 @@ class QuantizePass:
         numbers = {"scheme": scheme, "operators": operators}
         step = Step(self.name, config.model_dump(), context.seed, numbers)
         return artifact.then(model, step, stage="onnx")
+
+
+def _refuse_quantized(before: Counter[str]) -> None:
+    found = sorted(op for op in before if is_integer(op) or op in BORDERS)
+    if found:
+        raise PassError(
+            f"The graph is quantized already: it holds {', '.join(found)}."
+            " Quantize the floating-point model that it was made from."
+        )
 
 
 Part = Callable[[ModelProto, QuantizeConfig, Context], "tuple[ModelProto, dict[str, Any]]"]
@@ -127,7 +132,7 @@ def _plan(model: ModelProto, before: Counter[str], mode: Mode) -> list[Part]:
         parts.append(_static)
     if mode == "dynamic" or (mode == "auto" and (is_recurrent or not parts)):
         parts.append(_dynamic)
-    if before["ConvTranspose"]:
+    if before["ConvTranspose"] and mode != "dynamic":
         parts.append(_weights_only)
     return parts
 
@@ -183,7 +188,7 @@ def _with_node_names(model: ModelProto) -> ModelProto:
     taken = Counter(node.name for node in named.graph.node)
     for index, node in enumerate(named.graph.node):
         if not node.name or taken[node.name] > 1:
-            node.name = f"{node.op_type}_{index}"
+            node.name = f"{node.name or node.op_type}__{index}"
     return named
 
 
@@ -233,22 +238,35 @@ def _weights_only(
     quantized = onnx.ModelProto()
     quantized.CopyFrom(model)
     graph = quantized.graph
-    weights = {each.name: each for each in graph.initializer}
-    nodes = []
+    weights = {each.name: each for each in graph.initializer if _is_storable(each)}
+    nodes, replaced = [], set()
     for node in graph.node:
-        is_target = node.op_type == "ConvTranspose" and node.input[1] in weights
-        weight = weights.get(node.input[1]) if is_target else None
-        if weight is not None and int(np.prod(weight.dims)) >= SMALLEST_WEIGHT:
-            nodes.append(_store_as_int8(graph, node, weight))
+        if node.op_type == "ConvTranspose" and node.input[1] in weights:
+            replaced.add(node.input[1])
+            nodes.append(_store_as_int8(graph, node, weights[node.input[1]]))
         nodes.append(node)
+    if not replaced:
+        return model, {}
     del graph.node[:]
     graph.node.extend(nodes)
-    used = {name for node in graph.node for name in node.input}
-    kept = [each for each in graph.initializer if each.name in used]
-    del graph.initializer[:]
-    graph.initializer.extend(kept)
+    _drop_unused(graph, replaced)
     told = {"operators": ["ConvTranspose"], "weights": "int8, symmetric, per output channel"}
-    return quantized, {"weights_only": told}
+    return quantized, {"weights_only": told | {"converted": len(replaced)}}
+
+
+def _is_storable(weight: Any) -> bool:
+    is_float = weight.data_type == onnx.TensorProto.FLOAT
+    return is_float and int(np.prod(weight.dims)) >= SMALLEST_WEIGHT
+
+
+def _drop_unused(graph: Any, names: set[str]) -> None:
+    """Drop those of the named initializers that nothing reads any more, here or further inside."""
+    used = {name for node in all_nodes(graph) for name in node.input}
+    unused = names - used - {each.name for each in graph.output}
+    for field in (graph.initializer, graph.input):  # before IR 4 a weight was an input too
+        kept = [each for each in field if each.name not in unused]
+        del field[:]
+        field.extend(kept)
 
 
 def _store_as_int8(graph: Any, node: Any, weight: Any) -> Any:
@@ -269,37 +287,6 @@ def _store_as_int8(graph: Any, node: Any, weight: Any) -> Any:
 def _weights_told(config: QuantizeConfig, *, per_channel: bool) -> str:
     bits = "7 of 8 bits" if config.reduce_range else "8 bits"
     return f"int8, symmetric, per {'channel' if per_channel else 'tensor'}, {bits}"
-
-
-def operators_at_run_time(model: ModelProto) -> dict[str, Any]:
-    """Tell what ONNX Runtime runs on integers and what on floats, from its optimized graph.
-
-    Returns:
-        `int8` and `float`: number of operators by type; `overhead`: Quantize- and
-        DequantizeLinear left between them; `reasons`: why a costly type stays float.
-    """
-    nodes: Counter[str] = Counter(
-        ALIASES.get(str(n.op_type), str(n.op_type)) for n in _all_nodes(optimized(model).graph)
-    )
-    overhead = {op: nodes.pop(op) for op in sorted(nodes) if op.endswith("QuantizeLinear")}
-    overhead |= {op: nodes.pop(op) for op in sorted(nodes) if op == "DequantizeLinear"}
-    integer = {op: count for op, count in sorted(nodes.items()) if _is_integer(op)}
-    floating = {op: count for op, count in sorted(nodes.items()) if op not in integer}
-    reasons = {op: WHY_FLOAT[op] for op in floating if op in WHY_FLOAT}
-    return {"int8": integer, "float": floating, "overhead": overhead, "reasons": reasons}
-
-
-def _is_integer(op: str) -> bool:
-    return op.startswith(("QLinear", "QGemm", "QAttention", "DynamicQuantize")) or "Integer" in op
-
-
-def _all_nodes(graph: Any) -> Iterator[Any]:
-    """Yield the nodes of a graph and of the graphs inside its If, Loop and Scan nodes."""
-    for node in graph.node:
-        yield node
-        for attribute in node.attribute:
-            if attribute.type == onnx.AttributeProto.GRAPH:
-                yield from _all_nodes(attribute.g)
 
 
 class _Reader:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import importlib.util
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal
@@ -62,7 +63,11 @@ def _kid(drawn: Tensor, real: Tensor, seed: int) -> tuple[float, float]:
     from torchmetrics.image.kid import KernelInceptionDistance
 
     size = min(SUBSET_SIZE, len(drawn) // 2, len(real) // 2)  # whole sets have no spread
-    metric = KernelInceptionDistance(nn.Identity(), subsets=SUBSETS, subset_size=size)
+    with warnings.catch_warnings():
+        warnings.simplefilter(
+            "ignore"
+        )  # it warns of its memory: here at most 10,000 x 1,280 floats
+        metric = KernelInceptionDistance(nn.Identity(), subsets=SUBSETS, subset_size=size)
     metric.update(real, real=True)
     metric.update(drawn, real=False)
     with torch.random.fork_rng(devices=[]):

@@ -11,11 +11,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
-
-from aigc_compress.checkpoint import read_plain
+from aigc_compress.checkpoint import read_plain, write_torch
 from aigc_compress.errors import PassError, StoppedError, UsageError
-from aigc_compress.storage import write_atomically
 from aigc_compress.task import Quality
 
 from .base import Trainer, seeded
@@ -128,8 +125,7 @@ def _save(trainer: Trainer, folder: Path, done: int, seconds: float) -> None:
         "seconds": seconds,
         "state": trainer.state(),
     }
-    path = folder / "checkpoint.pt"
-    write_atomically(path, lambda temporary: torch.save(document, temporary))
+    write_torch(folder / "checkpoint.pt", document)
 
 
 def _require_finite(losses: Mapping[str, float], done: int) -> None:

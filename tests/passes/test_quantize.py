@@ -6,9 +6,10 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from aigc_compress.artifact import Artifact
+from aigc_compress.closeness import sqnr_db
 from aigc_compress.engines.ort import OrtSession
 from aigc_compress.errors import PassError
-from aigc_compress.passes import Context, QuantizeConfig, sqnr_db
+from aigc_compress.passes import Context, QuantizeConfig
 from aigc_compress.passes.fold import FoldConfig, FoldPass
 from aigc_compress.passes.quantize import QuantizePass
 
@@ -96,7 +97,10 @@ def test_transposed_convolutions_store_int8_weights_and_say_why_they_stay_float(
     before = transposed_net()
     after, numbers = quantized(before, ctx)
     assert numbers["operators"]["float"]["ConvTranspose"] == 2
-    assert "no integer kernel" in numbers["operators"]["reasons"]["ConvTranspose"]
+    (reason,) = numbers["operators"]["reasons"]["ConvTranspose"]
+    assert "no integer kernel" in reason
+    assert "stored as INT8" in reason
+    assert numbers["operators"]["weights_only"] == {"ConvTranspose": 2}
     assert numbers["scheme"]["weights_only"]["operators"] == ["ConvTranspose"]
     floats = [
         i.name

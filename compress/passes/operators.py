@@ -1,0 +1,109 @@
+"""What became of every operator: integer, float or overhead, and why."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import onnx
+from onnx import ModelProto
+
+from aigc_compress.engines.ort import optimized
+
+__all__ = ["BORDERS", "RECURRENT", "all_nodes", "is_integer", "operators_at_run_time"]
+
+BORDERS = ("DequantizeLinear", "QuantizeLinear")
+RECURRENT = ("LSTM", "GRU", "RNN")
+COSTLY = ("Conv", "ConvTranspose", "Gemm", "MatMul", *RECURRENT)
+NO_KERNEL: Mapping[str, str] = {
+    "ConvTranspose": "ONNX Runtime has no integer kernel for it",
+    "GRU": "ONNX Runtime has no integer kernel for it",
+    "RNN": "ONNX Runtime has no integer kernel for it",
+}
+ALIASES = {"FusedConv": "Conv", "FusedGemm": "Gemm", "FusedMatMul": "MatMul"}
+INTEGER_PREFIXES = (
+    "QLinear",
+    "QGemm",
+    "QAttention",
+    "DynamicQuantizeLSTM",
+    "DynamicQuantizeMatMul",
+)
+
+
+def operators_at_run_time(quantized: ModelProto, before: ModelProto) -> dict[str, Any]:
+    """Tell what ONNX Runtime runs on integers and what on floats, from its optimized graph.
+
+    Returns:
+        `int8` and `float`: number of operators by type; `weights_only`: those of the float ones
+        whose weights are stored as INT8; `overhead`: Quantize- and DequantizeLinear left between
+        them; `reasons`: by type why costly ones stay float, each reason with its count.
+    """
+    nodes: Counter[str] = Counter(
+        ALIASES.get(str(n.op_type), str(n.op_type)) for n in all_nodes(optimized(quantized).graph)
+    )
+    overhead = {op: nodes.pop(op) for op in sorted(nodes) if op in BORDERS}
+    integer = {op: count for op, count in sorted(nodes.items()) if is_integer(op)}
+    floating = {op: count for op, count in sorted(nodes.items()) if op not in integer}
+    stored = _nodes_with_stored_weights(quantized)
+    return {
+        "int8": integer,
+        "float": floating,
+        "weights_only": dict(Counter(node.op_type for node in stored)),
+        "overhead": overhead,
+        "reasons": _reasons(quantized, before, set(floating)),
+    }
+
+
+def _nodes_with_stored_weights(model: ModelProto) -> list[Any]:
+    """Return the ConvTranspose nodes whose weights come out of a DequantizeLinear."""
+    made = {n.output[0] for n in model.graph.node if n.op_type == "DequantizeLinear"}
+    return [n for n in model.graph.node if n.op_type == "ConvTranspose" and n.input[1] in made]
+
+
+def _reasons(
+    quantized: ModelProto, before: ModelProto, floating: set[str]
+) -> dict[str, dict[str, int]]:
+    """Return, for every costly type left in float, why, node by node, counted."""
+    constants = {each.name for each in before.graph.initializer}
+    stored = {node.output[0] for node in _nodes_with_stored_weights(quantized)}
+    top = {id(node) for node in before.graph.node}
+    reasons: dict[str, Counter[str]] = {}
+    still_float = {
+        (node.op_type, node.output[0])
+        for node in all_nodes(quantized.graph)
+        if node.op_type in floating
+    }
+    for node in all_nodes(before.graph):
+        if node.op_type not in COSTLY or (node.op_type, node.output[0]) not in still_float:
+            continue
+        why = _reason(node, constants, is_inside=id(node) not in top)
+        if node.output[0] in stored:
+            why += "; its weights are stored as INT8"
+        reasons.setdefault(node.op_type, Counter())[why] += 1
+    return {op: dict(counts) for op, counts in reasons.items()}
+
+
+def _reason(node: Any, constants: set[str], *, is_inside: bool) -> str:
+    if node.op_type in NO_KERNEL:
+        return NO_KERNEL[node.op_type]
+    if is_inside:
+        return "it stands inside an If, Loop or Scan, which the static tool does not enter"
+    weights = node.input[1:3] if node.op_type in RECURRENT else node.input[1:2]
+    if not constants.issuperset(weights):
+        return "its weights are computed, not constant"
+    return "the mode does not cover it, or ONNX Runtime found no integer form"
+
+
+def is_integer(op: str) -> bool:
+    """Whether an operator type of ONNX or ONNX Runtime computes on integers."""
+    return op.startswith(INTEGER_PREFIXES) or "Integer" in op
+
+
+def all_nodes(graph: Any) -> Iterator[Any]:
+    """Yield the nodes of a graph and of the graphs inside its If, Loop and Scan nodes."""
+    for node in graph.node:
+        yield node
+        for attribute in node.attribute:
+            if attribute.type == onnx.AttributeProto.GRAPH:
+                yield from all_nodes(attribute.g)
