@@ -9,7 +9,7 @@ __version__ = "0.1.0"
 _HOMES = {
     "AigcCompressError": "errors",
     "Artifact": "artifact",
-    "BenchOptions": "benching",
+    "BenchOptions": "bench_result",
     "Budget": "budget",
     "FeedOptions": "workload",
     "QuantizeOptions": "api",

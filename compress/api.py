@@ -17,13 +17,13 @@ from .budget import Budget, Judgement, judge_quality
 from .engines import check_feeds
 from .engines.ort import OrtSession
 from .errors import UsageError
-from .loading import load_artifact
+from .loading import load_artifact, resolve_source
 from .machine import has_vnni
 from .passes import Context, ExportConfig, Mode
 from .pipeline import run_passes, run_recipe
 from .recipe import load_recipe
 from .storage import require_writable
-from .task import OnStep
+from .task import OnStep, Runner
 from .workload import FeedOptions, TaskWorkload, Workload, make_workload
 
 __all__ = ["QuantizeOptions", "QuantizeResult", "export", "quantize", "to_onnx"]
@@ -66,7 +66,7 @@ class QuantizeResult:
     @property
     def numbers(self) -> dict[str, Any]:
         """Return what the quantize pass told: scheme and operators."""
-        return dict(next(s for s in self.artifact.history if s.name == "quantize").numbers)
+        return dict(self.artifact.history[-1].numbers)
 
     def document(self) -> dict[str, Any]:
         """Return the result as one JSON document."""
@@ -104,13 +104,22 @@ def export(source: str | Path, output: Path, *, opset: int = 20, seed: int = 0) 
         PassError: torch cannot export it, or outputs differ; nothing is written.
         OutputError: the file cannot be written.
     """
-    require_writable(output)
+    _require_output(output, source)
     artifact = load_artifact(source)
     if artifact.stage == "onnx":
         raise UsageError(f"{source} is an ONNX graph already.")
     exported = to_onnx(artifact, make_workload(artifact, FeedOptions()), opset=opset, seed=seed)
     save_onnx(exported, output)
     return exported
+
+
+def _require_output(output: Path, source: str | Path) -> None:
+    """Raise before any work if the output is no .onnx, is the source, or cannot be written."""
+    if output.suffix != ".onnx":
+        raise UsageError(f"The output {output} must end in .onnx.")
+    if output.exists() and output.resolve() == resolve_source(source).resolve():
+        raise UsageError(f"The output {output} is the source itself. Name another file.")
+    require_writable(output)
 
 
 def to_onnx(artifact: Artifact, workload: Workload, *, opset: int = 20, seed: int = 0) -> Artifact:
@@ -146,7 +155,7 @@ def quantize(
         OutputError: the file cannot be written.
     """
     options = options or QuantizeOptions()
-    require_writable(output)
+    _require_output(output, source)
     artifact = load_artifact(source)
     workload = make_workload(artifact, options.feeds)
     baseline = to_onnx(artifact, workload, seed=options.seed)
@@ -175,11 +184,13 @@ def _measure_and_save(
             [Contestant(path) for path in files], feeds, options.plan, on_step=on_step
         )
         sizes = tuple(path.stat().st_size for path in files)
+    threads = os.cpu_count() or 1
     judgement = judge(
-        [baseline, candidate],
+        [OrtSession(each, threads=threads) for each in (baseline, candidate)],
         workload,
         samples=options.samples,
         budget=options.budget,
+        seed=options.seed,
         on_step=on_step,
     )[1]
     result = QuantizeResult(
@@ -189,7 +200,7 @@ def _measure_and_save(
         (timings[0], timings[1]),
         judgement,
         (sizes[0], sizes[1]),
-        (*workload.calibration_notes, *workload.notes),
+        (*workload.calibration_notes, *workload.notes, *_given_up(candidate)),
         options.plan.threads,
     )
     evidence = Step("measure", {}, options.seed, result.evidence())
@@ -197,19 +208,38 @@ def _measure_and_save(
     return result
 
 
+def _given_up(artifact: Artifact) -> list[str]:
+    """Return what the passes tried and gave up, in words."""
+    notes = []
+    for step in artifact.history:
+        for name, reason in step.numbers.get("given_up", {}).items():
+            notes.append(f"{step.name}: the step {name} was left out: {reason}")
+        for part, told in step.numbers.get("scheme", {}).items():
+            notes += [
+                f"{part}: tried and given up: {reason}" for reason in told.get("given_up", ())
+            ]
+    return notes
+
+
 def judge(
-    artifacts: Sequence[Artifact],
+    runners: Sequence[Runner],
     workload: Workload,
     *,
     samples: int | None,
     budget: Budget | None,
+    seed: int,
     on_step: OnStep | None = None,
 ) -> list[Judgement]:
-    """Measure the quality of graphs on ONNX Runtime; the first is the baseline of the others."""
-    threads = os.cpu_count() or 1
-    runners = [OrtSession(each, threads=threads) for each in artifacts]
+    """Measure the quality of runners; the first is the baseline of the others.
+
+    Raises:
+        UsageError: a drop is allowed in a metric that a model without a task does not have.
+    """
+    if budget and (budget.absolute or budget.share) and not workload.has_baseline_quality:
+        raise UsageError("--max-drop needs a task's metric; without a task use --min-sqnr.")
     qualities = [
-        workload.measure(runner, runners[0], samples=samples, on_step=on_step) for runner in runners
+        workload.measure(runner, runners[0], samples=samples, seed=seed, on_step=on_step)
+        for runner in runners
     ]
     baseline = qualities[0] if workload.has_baseline_quality else None
     return [judge_quality(quality, baseline, budget) for quality in qualities]

@@ -8,13 +8,25 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from .errors import InputFileError
+from pydantic import TypeAdapter, ValidationError
+from pydantic.dataclasses import dataclass as validated
+
+from .errors import InputFileError, OutputError, describe_faults, first_line
 from .storage import write_bytes
 
 if TYPE_CHECKING:
     from onnx import ModelProto
 
-__all__ = ["Artifact", "ModelSpec", "Step", "TensorSpec", "graph_tensors", "read_onnx", "save_onnx"]
+__all__ = [
+    "Artifact",
+    "ModelSpec",
+    "Step",
+    "TensorSpec",
+    "graph_tensors",
+    "read_onnx",
+    "save_onnx",
+    "size_on_disk",
+]
 
 PREFIX = "aigc_compress."
 OLDEST_OPSET = 11
@@ -29,7 +41,7 @@ class TensorSpec:
     shape: tuple[int | str, ...]
 
 
-@dataclass(frozen=True)
+@validated(frozen=True)
 class ModelSpec:
     """The kind of a reference model and the config that rebuilds it."""
 
@@ -37,7 +49,7 @@ class ModelSpec:
     config: Mapping[str, Any]
 
 
-@dataclass(frozen=True)
+@validated(frozen=True)
 class Step:
     """One step of the line: its name, settings, seed, and the numbers it left behind."""
 
@@ -86,22 +98,26 @@ def read_onnx(path: Path) -> Artifact:
     if not path.is_file():
         raise InputFileError(f"There is no file {path}.")
     try:
+        onnx.checker.check_model(str(path))
         model = onnx.load(path)
-        onnx.checker.check_model(model)
     except (DecodeError, onnx.checker.ValidationError, OSError, ValueError) as error:
-        first = str(error).strip().splitlines()[0]
-        raise InputFileError(f"{path} is not a valid ONNX model: {first}") from error
+        raise InputFileError(f"{path} is not a valid ONNX model: {first_line(error)}") from error
     if not model.graph.node:
         raise InputFileError(f"{path} is not a usable ONNX model: its graph has no nodes.")
     opset = next((o.version for o in model.opset_import if o.domain in ("", "ai.onnx")), 0)
     if opset and opset < OLDEST_OPSET:
         raise InputFileError(f"{path} uses opset {opset}; the oldest that is read is opset 11.")
+    for value in (*model.graph.input, *model.graph.output):
+        if not value.type.HasField("tensor_type"):
+            kind = value.type.WhichOneof("value")
+            raise InputFileError(f"{path}: {value.name} is a {kind}; only tensors are supported.")
     return _with_provenance(model, digest_file(path), path)
 
 
 def save_onnx(artifact: Artifact, path: Path) -> None:
     """Write an onnx artifact with its provenance in `metadata_props`, whole or not at all."""
     import onnx
+    from google.protobuf.message import EncodeError
 
     from . import __version__
 
@@ -120,7 +136,11 @@ def save_onnx(artifact: Artifact, path: Path) -> None:
     for key, value in provenance.items():
         if value is not None:
             model.metadata_props.add(key=PREFIX + key, value=value)
-    write_bytes(path, model.SerializeToString())
+    try:
+        content = model.SerializeToString()
+    except (ValueError, EncodeError) as error:
+        raise OutputError(f"Cannot write {path}: models above 2 GB are not supported.") from error
+    write_bytes(path, content)
 
 
 def graph_tensors(model: ModelProto) -> tuple[tuple[TensorSpec, ...], tuple[TensorSpec, ...]]:
@@ -128,6 +148,21 @@ def graph_tensors(model: ModelProto) -> tuple[tuple[TensorSpec, ...], tuple[Tens
     constants = {each.name for each in model.graph.initializer}
     inputs = [_tensor_spec(each) for each in model.graph.input if each.name not in constants]
     return tuple(inputs), tuple(_tensor_spec(each) for each in model.graph.output)
+
+
+def size_on_disk(path: Path) -> int:
+    """Return the bytes of a model file and of the external data files that it names."""
+    size = path.stat().st_size
+    if path.suffix != ".onnx":
+        return size
+    import onnx
+    from onnx.external_data_helper import ExternalDataInfo, uses_external_data
+
+    graph = onnx.load(path, load_external_data=False).graph
+    files = {
+        ExternalDataInfo(each).location for each in graph.initializer if uses_external_data(each)
+    }
+    return size + sum((path.parent / name).stat().st_size for name in files)
 
 
 def _tensor_spec(value: Any) -> TensorSpec:
@@ -157,8 +192,10 @@ def _with_provenance(model: ModelProto, digest: str, path: Path) -> Artifact:
         if prop.key.startswith(PREFIX)
     }
     try:
-        spec = ModelSpec(**json.loads(told["model"])) if "model" in told else None
-        history = tuple(Step(**step) for step in json.loads(told.get("history", "[]")))
-    except (ValueError, TypeError) as error:
-        raise InputFileError(f"{path} has damaged metadata of aigc-compress: {error}") from error
+        spec = TypeAdapter(ModelSpec).validate_json(told["model"]) if "model" in told else None
+        history = TypeAdapter(tuple[Step, ...]).validate_json(told.get("history", "[]"))
+    except ValidationError as error:
+        raise InputFileError(
+            f"{path} has damaged metadata of aigc-compress: {describe_faults(error)}"
+        ) from error
     return Artifact("onnx", model, spec, told.get("task"), history, digest)

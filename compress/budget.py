@@ -24,10 +24,12 @@ class Budget:
     Attributes:
         absolute: allowed drop in the metric's own unit.
         share: allowed drop as a share of the baseline; the larger of the two holds.
+        least_sqnr_db: what the outputs must reach against FP32 where there is no task.
     """
 
     absolute: float = 0.0
     share: float = 0.0
+    least_sqnr_db: float = LEAST_SQNR_DB
 
     @classmethod
     def parse(cls, text: str) -> Budget:
@@ -81,8 +83,9 @@ class Judgement:
 
 
 def judge_quality(quality: Quality, baseline: Quality | None, budget: Budget | None) -> Judgement:
-    """Compare with the baseline; without one the value itself (SQNR) must reach 20 dB."""
+    """Compare with the baseline; without one the value itself (SQNR) must reach the least."""
     if baseline is None:
-        return Judgement(quality, None, LEAST_SQNR_DB, quality.value >= LEAST_SQNR_DB)
+        least = budget.least_sqnr_db if budget else LEAST_SQNR_DB
+        return Judgement(quality, None, least, quality.value >= least)
     allowed = (budget or Budget.default_for(quality.metric)).allowed(baseline)
     return Judgement(quality, baseline, allowed, quality.drop_from(baseline) <= allowed)

@@ -6,11 +6,14 @@ import io
 import pickle
 import zipfile
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 from pathlib import Path
 from typing import Any
 
-from .errors import InputFileError
+from pydantic import ConfigDict, ValidationError
+from pydantic.dataclasses import dataclass
+
+from .errors import InputFileError, describe_faults
 from .storage import write_bytes
 
 __all__ = [
@@ -25,7 +28,7 @@ __all__ = [
 FORMAT = "aigc-compress/checkpoint/1"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, config=ConfigDict(arbitrary_types_allowed=True))
 class Checkpoint:
     """A model as spec and weights.
 
@@ -87,9 +90,11 @@ def read_checkpoint(path: Path) -> Checkpoint:
         )
     fields = {key: value for key, value in document.items() if key != "format"}
     try:
-        return Checkpoint(**{**fields, "history": tuple(fields.get("history", ()))})
-    except TypeError as error:
-        raise InputFileError(f"{path} lacks a part of the checkpoint format: {error}") from error
+        return Checkpoint(**fields)
+    except (ValidationError, TypeError) as error:
+        raise InputFileError(
+            f"{path} is not in the checkpoint format: {describe_faults(error)}"
+        ) from error
 
 
 def read_plain(path: Path) -> Any:

@@ -24,6 +24,7 @@ __all__ = [
     "PassError",
     "StoppedError",
     "UsageError",
+    "describe_faults",
     "first_line",
     "unknown_name",
 ]
@@ -73,6 +74,17 @@ def first_line(error: BaseException) -> str:
     """Return the first line of an error's message, or its kind where it has none."""
     lines = str(error).strip().splitlines()
     return lines[0] if lines else type(error).__name__
+
+
+def describe_faults(error: Exception) -> str:
+    """Return all faults that pydantic found, each with its place, on one line."""
+    list_faults = getattr(error, "errors", None)
+    if list_faults is None:
+        return first_line(error)
+    return "; ".join(
+        f"{'.'.join(str(part) for part in fault['loc']) or 'whole'}: {fault['msg']}"
+        for fault in list_faults()
+    )
 
 
 def unknown_name(kind: str, name: str, known: Iterable[str]) -> UsageError:

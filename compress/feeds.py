@@ -48,12 +48,16 @@ class FeedRules:
         """Return one set of feeds; `batch` is the size of dynamic first axes.
 
         Raises:
-            UsageError: a rule or shape names an input that the model does not have.
+            UsageError: a rule or shape names an input or axis that the model does not have.
         """
         names = [spec.name for spec in inputs]
         for name in (*self.draws, *self.shapes):
             if name not in names:
                 raise unknown_name("input", name, names)
+        axes = {axis for spec in inputs for axis in spec.shape if isinstance(axis, str)}
+        for axis in self.sizes:
+            if axis not in axes:
+                raise unknown_name("dynamic axis", axis, axes)
         rng = np.random.default_rng(seed)
         first_axes = {spec.shape[0] for spec in inputs if spec.shape}
         sizes = {**{axis: batch for axis in first_axes if isinstance(axis, str)}, **self.sizes}

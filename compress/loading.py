@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from pydantic import ValidationError
+
 from .artifact import Artifact, ModelSpec, Step, read_onnx
-from .checkpoint import Checkpoint, read_checkpoint, write_checkpoint
-from .errors import InputFileError
+from .checkpoint import read_checkpoint
+from .errors import InputFileError, describe_faults
 from .storage import digest_file
 
-__all__ = ["load_artifact", "resolve_source", "save_torch"]
+__all__ = ["load_artifact", "resolve_source"]
 
 REFERENCE_NAMES = ("gan", "cnn", "rnn")
 
@@ -43,18 +45,6 @@ def load_artifact(source: str | Path) -> Artifact:
     raise InputFileError(f"{path} is neither .pt nor .onnx. Export your model to ONNX first.")
 
 
-def save_torch(artifact: Artifact, path: Path) -> None:
-    """Write a torch artifact of a known kind as a checkpoint, whole or not at all."""
-    from dataclasses import asdict
-
-    if artifact.spec is None:
-        raise InputFileError("Only models of a known kind can be written as .pt.")
-    history = tuple(asdict(step) for step in artifact.history)
-    state = artifact.payload.state_dict()
-    spec = artifact.spec
-    write_checkpoint(path, Checkpoint(spec.name, spec.config, state, artifact.task, history))
-
-
 def _load_torch(path: Path) -> Artifact:
     from aigc_compress.models.registry import build_module
 
@@ -62,7 +52,7 @@ def _load_torch(path: Path) -> Artifact:
     module = build_module(checkpoint.model, checkpoint.config, checkpoint.state_dict)
     try:
         history = tuple(Step(**step) for step in checkpoint.history)
-    except TypeError as error:
-        raise InputFileError(f"{path} has a damaged history: {error}") from error
+    except (ValidationError, TypeError) as error:
+        raise InputFileError(f"{path} has a damaged history: {describe_faults(error)}") from error
     spec = ModelSpec(checkpoint.model, checkpoint.config)
     return Artifact("torch", module, spec, checkpoint.task, history, digest_file(path))

@@ -10,7 +10,7 @@ from typing import Any
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from .errors import InputFileError, UsageError, unknown_name
+from .errors import InputFileError, UsageError, describe_faults, unknown_name
 
 __all__ = ["PassSpec", "Recipe", "load_recipe", "recipe_names"]
 
@@ -68,5 +68,4 @@ def load_recipe(name: str) -> Recipe:
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise InputFileError(f"{path} is not YAML: {error}") from error
     except ValidationError as error:
-        faults = [f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors()]
-        raise UsageError(f"{path}: {'; '.join(faults)}") from error
+        raise UsageError(f"{path}: {describe_faults(error)}") from error

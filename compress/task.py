@@ -6,10 +6,9 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
 
-import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["Feeds", "OnStep", "Quality", "Runner", "Split", "Task"]
+__all__ = ["Feeds", "OnStep", "Quality", "Runner", "Split", "Task", "batches"]
 
 Feeds = Mapping[str, NDArray[Any]]
 OnStep = Callable[[int, int], None]
@@ -56,7 +55,6 @@ class Task(Protocol):
     """A kind of use. `gan`, `cnn` and `rnn` ship; another class with these members is one too."""
 
     name: str
-    default_samples: int
 
     def feeds(self, batch: int, *, seed: int, length: int = 1) -> dict[str, NDArray[Any]]:
         """Return one realistic set of feeds; `length` is the number of time steps, if any."""
@@ -87,8 +85,3 @@ def batches(count: int, size: int) -> Iterator[slice]:
     """Yield slices that cut range(count) into pieces of at most `size`."""
     for start in range(0, count, size):
         yield slice(start, min(start + size, count))
-
-
-def as_float32(values: NDArray[Any]) -> NDArray[np.float32]:
-    """Return a contiguous float32 array, copied only where needed."""
-    return np.ascontiguousarray(values, dtype=np.float32)

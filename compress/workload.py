@@ -76,7 +76,13 @@ class Workload(Protocol):
         ...
 
     def measure(
-        self, runner: Runner, reference: Runner, *, samples: int | None, on_step: OnStep | None
+        self,
+        runner: Runner,
+        reference: Runner,
+        *,
+        samples: int | None,
+        seed: int,
+        on_step: OnStep | None,
     ) -> Quality:
         """Return the quality of `runner`; `reference` runs the FP32 model."""
         ...
@@ -102,14 +108,23 @@ class TaskWorkload:
         return tuple(self.task.calibration(count, seed=seed))
 
     def timing_feeds(self, *, batch: int, length: int, seed: int) -> Feeds:
-        """Return one realistic set of feeds."""
+        """Return one realistic set of feeds; raises UsageError for a length without a time axis."""
+        axes = {name for each in self.task.dynamic_axes().values() for name in each.values()}
+        if length != 1 and "time" not in axes:
+            raise UsageError(f"The task {self.task.name} has no time axis; drop --length.")
         return self.task.feeds(batch, seed=seed, length=length)
 
     def measure(
-        self, runner: Runner, reference: Runner, *, samples: int | None, on_step: OnStep | None
+        self,
+        runner: Runner,
+        reference: Runner,
+        *,
+        samples: int | None,
+        seed: int,
+        on_step: OnStep | None,
     ) -> Quality:
         """Return the task's metric on its test split."""
-        return self.task.evaluate(runner, split="test", samples=samples, on_step=on_step)
+        return self.task.evaluate(runner, split="test", samples=samples, seed=seed, on_step=on_step)
 
 
 @dataclass(frozen=True)
@@ -136,13 +151,26 @@ class FeedWorkload:
     def timing_feeds(self, *, batch: int, length: int, seed: int) -> Feeds:
         """Return the user's first feed, or noise of the batch size."""
         given = self.evaluation_feeds or self.calibration_feeds
+        firsts = {spec.shape[0] for spec in self.inputs if spec.shape}
+        can_batch = not given and any(isinstance(axis, str) for axis in firsts)
+        if length != 1 or (batch != 1 and not can_batch):
+            raise UsageError(
+                "This model's batch and length are those of its feeds: drop --batch and --length,"
+                " and set sizes with --shape or in the .npz."
+            )
         return given[0] if given else self.rules.make(self.inputs, seed=seed, batch=batch)
 
     def measure(
-        self, runner: Runner, reference: Runner, *, samples: int | None, on_step: OnStep | None
+        self,
+        runner: Runner,
+        reference: Runner,
+        *,
+        samples: int | None,
+        seed: int,
+        on_step: OnStep | None,
     ) -> Quality:
         """Return the SQNR of the worst output over the evaluation feeds."""
-        feeds = self.evaluation_feeds or self.calibration_feeds or self._noise(seed=1_000)
+        feeds = self.evaluation_feeds or self.calibration_feeds or self._noise(seed + 1_000)
         return measure_sqnr(reference, runner, list(islice(feeds, samples)))
 
     def _noise(self, seed: int) -> tuple[Feeds, ...]:
@@ -165,7 +193,9 @@ def make_workload(artifact: Artifact, options: FeedOptions) -> Workload:
     inputs, _ = graph_tensors(artifact.payload)
     rules = parse_rules(options.feed, options.shape)
     workload = FeedWorkload(inputs, rules)
-    if options.calibration or options.evaluation:
+    if not options.has_no_files:
+        if options.feed or options.shape:
+            raise UsageError("--feed and --shape describe noise; drop them where feeds are given.")
         return _with_files(workload, options)
     return _with_guessed_sizes(workload, artifact, options)
 

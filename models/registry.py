@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 from pydantic import BaseModel, ValidationError
 from torch import nn
 
-from aigc_compress.errors import InputFileError, unknown_name
+from aigc_compress.errors import InputFileError, describe_faults, unknown_name
 
 from .cnn import CnnConfig, ResidualNetwork
 from .gan import Discriminator, DiscriminatorConfig, GanConfig, Generator
@@ -47,8 +47,10 @@ def build_module(name: str, config: Mapping[str, Any], state: Mapping[str, Any])
     try:
         module = kind.module(kind.config.model_validate(config))
         module.load_state_dict(dict(state))
-    except (ValidationError, RuntimeError, TypeError) as error:
-        raise InputFileError(f"The file does not hold a {name} model: {error}") from error
+    except (ValidationError, RuntimeError, TypeError, AttributeError, ValueError) as error:
+        raise InputFileError(
+            f"The file does not hold a {name} model: {describe_faults(error)}"
+        ) from error
     return module.eval()
 
 

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from aigc_compress.budget import Budget
 from aigc_compress.console import progress, say, show_json, show_table, to_json
 from aigc_compress.errors import UsageError
 from aigc_compress.storage import require_writable, write_bytes
@@ -16,7 +15,7 @@ from aigc_compress.storage import require_writable, write_bytes
 from . import options as common
 
 if TYPE_CHECKING:
-    from aigc_compress.benching import BenchResult, Row
+    from aigc_compress.bench_result import BenchResult, Row
 
 __all__ = ["bench"]
 
@@ -32,12 +31,13 @@ def bench(
     batch: Annotated[str, typer.Option(help="samples of a timed call, or several: 1,8,32")] = "1",
     length: Annotated[str, typer.Option(help="time steps of a timed call, or several")] = "1",
     gap_ms: Annotated[float, typer.Option(min=0, help="idle time before each call")] = 0.0,
-    processes: Annotated[int, typer.Option(min=2, help="fresh processes per model")] = 5,
+    processes: common.Processes = 5,
     calibration: common.Calibration = None,
     evaluation: common.Evaluation = None,
     feed: common.Feed = None,
     shape: common.Shape = None,
     max_drop: common.MaxDrop = None,
+    min_sqnr: common.MinSqnr = None,
     samples: common.Samples = None,
     quality: Annotated[bool, typer.Option(help="measure quality too")] = True,
     strict: Annotated[bool, typer.Option("--strict", help="fail on a busy machine")] = False,
@@ -60,7 +60,7 @@ def bench(
 
         aigc-compress bench --engine ort,torch gan.pt
     """
-    from aigc_compress.benching import BenchOptions
+    from aigc_compress.bench_result import BenchOptions
     from aigc_compress.benching import bench_models as run
 
     options = BenchOptions(
@@ -69,7 +69,7 @@ def bench(
         batches=_sizes(batch, "--batch"),
         lengths=_sizes(length, "--length"),
         feeds=common.feed_options(calibration, evaluation, feed, shape),
-        budget=Budget.parse(max_drop) if max_drop else None,
+        budget=common.budget(max_drop, min_sqnr),
         samples=samples,
         measures_quality=quality,
         is_strict=strict,

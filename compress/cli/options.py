@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from aigc_compress.bench.latency import LatencyPlan
-from aigc_compress.workload import FeedOptions
+from aigc_compress.errors import UsageError
+
+if TYPE_CHECKING:
+    from aigc_compress.bench.latency import LatencyPlan
+    from aigc_compress.budget import Budget
+    from aigc_compress.workload import FeedOptions
 
 __all__ = [
     "Calibration",
@@ -16,10 +20,13 @@ __all__ = [
     "Feed",
     "Json",
     "MaxDrop",
+    "MinSqnr",
+    "Processes",
     "Samples",
     "Seed",
     "Shape",
     "Threads",
+    "budget",
     "feed_options",
     "latency_plan",
 ]
@@ -52,6 +59,24 @@ MaxDrop = Annotated[
     str | None,
     typer.Option(help="allowed loss of quality: 0.5 in the metric's unit, or 1% of the baseline"),
 ]
+MinSqnr = Annotated[
+    float | None,
+    typer.Option(help="least SQNR in dB against FP32, for models without a task [20]"),
+]
+Processes = Annotated[
+    int, typer.Option(min=3, max=100, help="fresh processes per model while timing")
+]
+
+
+def budget(max_drop: str | None, min_sqnr: float | None) -> Budget | None:
+    """Gather what was said about quality; nothing said means the metric's default."""
+    from aigc_compress.budget import Budget
+
+    if max_drop is not None and min_sqnr is not None:
+        raise UsageError("--max-drop is for models with a task, --min-sqnr for those without.")
+    if min_sqnr is not None:
+        return Budget(least_sqnr_db=min_sqnr)
+    return None if max_drop is None else Budget.parse(max_drop)
 
 
 def feed_options(
@@ -61,9 +86,13 @@ def feed_options(
     shape: list[str] | None,
 ) -> FeedOptions:
     """Gather what was said about feeds."""
+    from aigc_compress.workload import FeedOptions
+
     return FeedOptions(calibration, evaluation, tuple(feed or ()), tuple(shape or ()))
 
 
 def latency_plan(threads: int, processes: int, seed: int, *, gap_ms: float = 0.0) -> LatencyPlan:
     """Gather what was said about timing."""
+    from aigc_compress.bench.latency import LatencyPlan
+
     return LatencyPlan(threads=threads, processes=processes, seed=seed, gap_ms=gap_ms)

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from aigc_compress.budget import Budget
 from aigc_compress.console import progress, say, show, show_json, show_table
 
 from . import options as common
@@ -40,9 +39,10 @@ def quantize(
     feed: common.Feed = None,
     shape: common.Shape = None,
     max_drop: common.MaxDrop = None,
+    min_sqnr: common.MinSqnr = None,
     samples: common.Samples = None,
     threads: common.Threads = 1,
-    processes: Annotated[int, typer.Option(min=2, help="fresh processes per model")] = 5,
+    processes: common.Processes = 5,
     seed: common.Seed = 0,
     json: common.Json = False,
 ) -> None:
@@ -63,7 +63,7 @@ def quantize(
     options = QuantizeOptions(
         mode.value,
         common.feed_options(calibration, evaluation, feed, shape),
-        Budget.parse(max_drop) if max_drop else None,
+        common.budget(max_drop, min_sqnr),
         samples,
         seed,
         common.latency_plan(threads, processes, seed),

@@ -5,7 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from aigc_compress.errors import unknown_name
+from pydantic import ValidationError
+
+from aigc_compress.errors import InputFileError, describe_faults, unknown_name
+from aigc_compress.models.registry import KINDS
 from aigc_compress.task import Task
 
 from .cnn import ClassifyClothes
@@ -22,7 +25,18 @@ TASKS: Mapping[str, Callable[[Mapping[str, Any]], Task]] = {
 
 
 def make_task(name: str, config: Mapping[str, Any]) -> Task:
-    """Return the task `name` for a model with this config; raises UsageError for other names."""
+    """Return the task `name` for a model with this config.
+
+    Raises:
+        UsageError: there is no such task.
+        InputFileError: the config is not one of this kind of model.
+    """
     if name not in TASKS:
         raise unknown_name("task", name, TASKS)
-    return TASKS[name](config)
+    try:
+        checked = KINDS[name].config.model_validate(dict(config))
+    except (ValidationError, TypeError, ValueError) as error:
+        raise InputFileError(
+            f"The settings do not describe a {name} model: {describe_faults(error)}"
+        ) from error
+    return TASKS[name](checked.model_dump())

@@ -23,7 +23,6 @@ class WriteText:
     """Tokens int64 (N, T) and state float32 (layers, N, hidden) -> logits (N, T, characters)."""
 
     name = "rnn"
-    default_samples = 200_000
 
     def __init__(self, config: Mapping[str, Any]) -> None:
         self.alphabet: str = config["alphabet"]
@@ -73,7 +72,7 @@ class WriteText:
     ) -> Quality:
         """Measure bits per character: the split is cut into 32 streams read with kept state."""
         tokens = self.encode(data.text(split))
-        length = min(samples or self.default_samples, len(tokens) - 1) // STREAMS
+        length = min(samples or len(tokens), len(tokens) - 1) // STREAMS
         if length < 1:
             raise UsageError(f"--samples must be at least {STREAMS} characters for this task.")
         stride = (len(tokens) - 1) // STREAMS

@@ -15,7 +15,13 @@ import yaml
 from pydantic import ValidationError
 
 from aigc_compress.checkpoint import write_checkpoint
-from aigc_compress.errors import InputFileError, NotOnThisMachineError, UsageError, unknown_name
+from aigc_compress.errors import (
+    InputFileError,
+    NotOnThisMachineError,
+    UsageError,
+    describe_faults,
+    unknown_name,
+)
 from aigc_compress.machine import cpu_name
 from aigc_compress.models import data
 from aigc_compress.storage import digest_file, write_bytes
@@ -61,12 +67,8 @@ def load_training_config(
     try:
         return TRAININGS[name].config.model_validate(values)
     except ValidationError as error:
-        faults = [
-            f"{'.'.join(str(part) for part in fault['loc']) or 'settings'}: {fault['msg']}"
-            for fault in error.errors()
-        ]
         known = ", ".join(TRAININGS[name].config.model_fields)
-        raise UsageError(f"{'; '.join(faults)}. Known settings: {known}.") from error
+        raise UsageError(f"{describe_faults(error)}. Known settings: {known}.") from error
 
 
 def train_reference(
@@ -120,13 +122,11 @@ def train_reference(
 def _choose_device(name: str) -> torch.device:
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        device = torch.device(name)
-    except RuntimeError as error:
-        raise UsageError(f"{name!r} is no device. Use auto, cpu or cuda.") from error
-    if device.type == "cuda" and not torch.cuda.is_available():
+    if name not in ("cpu", "cuda"):
+        raise UsageError(f"{name!r} is no device to train on. Use auto, cpu or cuda.")
+    if name == "cuda" and not torch.cuda.is_available():
         raise NotOnThisMachineError("There is no CUDA device here. Use --device cpu.")
-    return device
+    return torch.device(name)
 
 
 def _read_yaml(path: Path) -> dict[str, Any]:
