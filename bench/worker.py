@@ -1,7 +1,7 @@
 """A fresh process that holds one loaded model and times blocks of calls on request.
 
 It reads one JSON line per request on stdin and answers each with one JSON line on stdout:
-first {"path", "engine", "threads", "feeds"} -> {"ready": true, "load_ms", "first_ms"},
+first {"path", "engine", "threads", "feeds", "inputs"} -> {"ready": true, "load_ms", "first_ms"},
 then {"calls": n, "gap_ms": g} -> {"ns": [n whole numbers], "peak_bytes": resident memory}, until
 stdin closes. A failure is answered with {"error": message, "exit_code": code}.
 """
@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from aigc_compress.engines import get_engine
-from aigc_compress.errors import AigcCompressError
+from aigc_compress.errors import AigcCompressError, first_line
 from aigc_compress.loading import load_artifact
 
 __all__ = ["main", "peak_resident_bytes", "time_calls"]
@@ -42,23 +42,25 @@ def main() -> None:
     answers = sys.stdout
     sys.stdout = sys.stderr  # whatever an engine prints must not mix with the answers
     try:
-        call = _open(json.loads(sys.stdin.readline()), answers)
+        _serve(answers)
     except AigcCompressError as error:
         _answer(answers, {"error": str(error), "exit_code": error.exit_code})
-        return
+    except Exception as error:  # the parent cannot see this process: pass on whatever happened
+        told = f"{type(error).__name__}: {first_line(error)}"
+        _answer(answers, {"error": told, "exit_code": AigcCompressError.exit_code})
+
+
+def _serve(answers: Any) -> None:
+    call = _open(json.loads(sys.stdin.readline()), answers)
     for line in sys.stdin:
         request = json.loads(line)
-        try:
-            spent = time_calls(call, int(request["calls"]), gap_ms=float(request["gap_ms"]))
-        except AigcCompressError as error:
-            _answer(answers, {"error": str(error), "exit_code": error.exit_code})
-            return
+        spent = time_calls(call, int(request["calls"]), gap_ms=float(request["gap_ms"]))
         _answer(answers, {"ns": spent, "peak_bytes": peak_resident_bytes()})
 
 
 def _open(request: dict[str, Any], answers: Any) -> Callable[[], object]:
     with np.load(request["feeds"]) as archive:
-        feeds = {name: archive[name] for name in archive.files}
+        feeds = {name: archive[f"arr_{i}"] for i, name in enumerate(request["inputs"])}
     artifact = load_artifact(Path(request["path"]))
     start = time.perf_counter_ns()
     session = get_engine(request["engine"]).load(artifact, threads=int(request["threads"]))

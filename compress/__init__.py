@@ -2,7 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from .api import QuantizeOptions, export, quantize
+    from .artifact import Artifact
+    from .bench_result import BenchOptions
+    from .benching import bench_models
+    from .budget import Budget
+    from .errors import AigcCompressError
+    from .loading import load_artifact
+    from .workload import FeedOptions
 
 __version__ = "0.1.0"
 

@@ -14,6 +14,7 @@ from aigc_compress.bench.latency import Contestant, LatencyPlan, measure_latency
 from aigc_compress.bench.roofline import limit_of, load_peaks
 from aigc_compress.bench.statistics import ratio_of_medians
 from aigc_compress.bench.trust import Watch
+from aigc_compress.models import REFERENCES
 
 from .api import QuantizeOptions, judge, quantize, to_onnx
 from .artifact import Artifact, graph_tensors, save_onnx, size_on_disk
@@ -21,7 +22,7 @@ from .bench_result import BenchOptions, BenchResult, Row
 from .budget import Judgement
 from .engines import check_feeds, get_engine
 from .errors import AigcCompressError, UsageError
-from .loading import REFERENCE_NAMES, load_artifact, resolve_source
+from .loading import load_artifact, resolve_source
 from .task import Feeds, OnStep
 from .workload import Workload, make_workload
 
@@ -121,7 +122,7 @@ def _reference_ladder(work: Path) -> dict[str, str | Path]:
     """Return every shipped reference in FP32 and, quantized into `work`, in INT8."""
     paths: dict[str, str | Path] = {}
     quick = QuantizeOptions(samples=640, plan=LatencyPlan(processes=3, blocks=2))
-    for name in REFERENCE_NAMES:
+    for name in REFERENCES:
         quantized = work / f"{name}.int8.onnx"
         quantize(name, quantized, quick)
         paths |= {name: name, f"{name}.int8": quantized}
@@ -210,12 +211,16 @@ def _measure(
     runs: list[_Run], workload: Workload, options: BenchOptions, on_step: OnStep | None
 ) -> list[Row]:
     """Measure quality once, on the files and engines that are then timed at every size."""
-    judgements = _judgements(runs, workload, options, on_step)
-    rows = []
-    for batch, length in product(options.batches, options.lengths):
-        feeds = workload.timing_feeds(batch=batch, length=length, seed=options.seed)
+    sizes = {
+        (batch, length): workload.timing_feeds(batch=batch, length=length, seed=options.seed)
+        for batch, length in product(options.batches, options.lengths)
+    }
+    for feeds in sizes.values():
         for run in runs:
             check_feeds(feeds, graph_tensors(run.entry.graph.payload)[0])
+    judgements = _judgements(runs, workload, options, on_step)
+    rows = []
+    for (batch, length), feeds in sizes.items():
         timed = _time(runs, feeds, options, on_step)
         rows += [
             replace(row, batch=batch, length=length, judgement=judgement)

@@ -6,6 +6,8 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
+from aigc_compress.models import REFERENCES
+
 from .artifact import Artifact, ModelSpec, Step, read_onnx
 from .checkpoint import read_checkpoint
 from .errors import InputFileError, describe_faults
@@ -13,13 +15,11 @@ from .storage import digest_file
 
 __all__ = ["load_artifact", "resolve_source"]
 
-REFERENCE_NAMES = ("gan", "cnn", "rnn")
-
 
 def resolve_source(source: str | Path) -> Path:
     """Return the file behind a name: a file that exists wins over a reference of that name."""
     path = Path(source)
-    if str(source) in REFERENCE_NAMES and not path.is_file():
+    if str(source) in REFERENCES and not path.is_file():
         from aigc_compress.models.registry import weights_path
 
         return weights_path(str(source))
@@ -39,8 +39,7 @@ def load_artifact(source: str | Path) -> Artifact:
         return _load_torch(path)
     if not path.exists():
         raise InputFileError(
-            f"There is no file {path}, and no reference of that name"
-            f" ({', '.join(REFERENCE_NAMES)})."
+            f"There is no file {path}, and no reference of that name ({', '.join(REFERENCES)})."
         )
     raise InputFileError(f"{path} is neither .pt nor .onnx. Export your model to ONNX first.")
 

@@ -40,9 +40,11 @@ NOTED_FLAGS = (
 
 @functools.cache
 def cpu_info() -> Mapping[str, Any]:
-    """Return py-cpuinfo's description of the processor (it takes about a second)."""
-    import cpuinfo
-
+    """Return py-cpuinfo's description of the processor; empty where it is not installed."""
+    try:
+        import cpuinfo
+    except ModuleNotFoundError:
+        return {}
     return dict(cpuinfo.get_cpu_info())
 
 
@@ -73,19 +75,28 @@ def versions() -> dict[str, str | None]:
 
 
 def describe_machine() -> dict[str, Any]:
-    """Return the processor, noted flags, cores, memory (bytes), system and versions."""
-    import psutil
+    """Return the processor, noted flags, cores, memory (bytes), system and versions.
 
+    Flags are None where py-cpuinfo is not installed, memory is None where psutil is not.
+    """
     return {
         "cpu": cpu_name(),
         "architecture": platform.machine(),
-        "flags": [flag for flag in NOTED_FLAGS if flag in cpu_flags()],
+        "flags": [f for f in NOTED_FLAGS if f in cpu_flags()] if cpu_info() else None,
         "cores": os.cpu_count(),
-        "memory_bytes": psutil.virtual_memory().total,
+        "memory_bytes": _memory_bytes(),
         "system": platform.platform(),
         "python": platform.python_version(),
         "versions": versions(),
     }
+
+
+def _memory_bytes() -> int | None:
+    try:
+        import psutil
+    except ModuleNotFoundError:
+        return None
+    return int(psutil.virtual_memory().total)
 
 
 def _version(name: str) -> str | None:

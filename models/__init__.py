@@ -1,1 +1,3 @@
 """The reference models: definitions, data, tasks, training and trained weights."""
+
+REFERENCES = ("gan", "cnn", "rnn")

@@ -165,7 +165,7 @@ def find_training_images(folder: Path | None = None, on_step: OnStep | None = No
             provide(cache, on_step or _ignore)
             _check_files(cache)
             return cache
-        except (OSError, subprocess.CalledProcessError, InputFileError) as error:
+        except (OSError, InputFileError) as error:
             reasons.append(f"{provide.__doc__}: {error}")
     raise NotOnThisMachineError(
         "The 55,000 training images of Fashion-MNIST are not here. Tried: "
@@ -236,7 +236,9 @@ def _from_debian(cache: Path, on_step: OnStep) -> None:
         work = Path(name)
         on_step(0, 1)
         _quietly(["apt-get", "download", DEBIAN_PACKAGE], work)
-        package = next(work.glob("*.deb"))
+        package = next(work.glob("*.deb"), None)
+        if package is None:
+            raise FileNotFoundError("apt-get downloaded nothing")
         _quietly(["dpkg-deb", "-x", str(package), "unpacked"], work)
         for found in (work / "unpacked/usr/share/datasets/fashion-mnist").glob("*.gz"):
             write_bytes(cache / found.name, found.read_bytes())
@@ -259,7 +261,10 @@ def _from_public_address(cache: Path, on_step: OnStep) -> None:
 
 
 def _quietly(command: list[str], folder: Path) -> None:
-    subprocess.run(command, cwd=folder, check=True, capture_output=True, text=True)
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
+    if done.returncode:
+        told = (done.stderr.strip().splitlines() or ["no message"])[-1]
+        raise OSError(f"{command[0]} failed: {told}")
 
 
 def _cache_folder() -> Path:

@@ -11,11 +11,12 @@ from torch import nn
 
 from aigc_compress.errors import InputFileError, describe_faults, unknown_name
 
+from . import REFERENCES
 from .cnn import CnnConfig, ResidualNetwork
 from .gan import Discriminator, DiscriminatorConfig, GanConfig, Generator
 from .rnn import CharacterModel, RnnConfig
 
-__all__ = ["KINDS", "REFERENCES", "Kind", "build_module", "weights_path"]
+__all__ = ["KINDS", "Kind", "build_module", "weights_path"]
 
 
 class Kind(NamedTuple):
@@ -31,7 +32,6 @@ KINDS: Mapping[str, Kind] = {
     "gan-discriminator": Kind(DiscriminatorConfig, Discriminator),
     "rnn": Kind(RnnConfig, CharacterModel),
 }
-REFERENCES = ("gan", "cnn", "rnn")
 
 
 def build_module(name: str, config: Mapping[str, Any], state: Mapping[str, Any]) -> nn.Module:

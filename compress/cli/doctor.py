@@ -29,6 +29,8 @@ def doctor(json: common.Json = False) -> None:
     versions = machine.pop("versions")
     rows = [[key, ", ".join(v) if isinstance(v, list) else str(v)] for key, v in machine.items()]
     vnni = "yes: 8-bit weights" if has_vnni() else "no: 7-bit weights, since sums saturate"
+    if machine["flags"] is None:
+        vnni = "unknown: pip install 'aigc-compress[compress]'"
     show_table("machine", ["", "value"], [*rows, ["integer dot products", vnni]])
     show_table(
         "packages", ["package", "version"], [[n, v or "missing"] for n, v in versions.items()]

@@ -6,16 +6,16 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
+import numpy as np
 import typer
 
-from aigc_compress.console import say, show
+from aigc_compress.console import show
 from aigc_compress.errors import UsageError
 
 from . import options as common
 
 if TYPE_CHECKING:
-    from aigc_compress.engines import Session
-    from aigc_compress.task import Task
+    from aigc_compress.task import Runner, Task
 
 __all__ = ["sample"]
 
@@ -57,17 +57,19 @@ def sample(
         _write(session, task, output, prompt, count or 400, settings)
 
 
-def _draw(session: Session, task: Task, output: Path, count: int, seed: int) -> None:
+def _draw(session: Runner, task: Task, output: Path, count: int, seed: int) -> None:
     from aigc_compress.models.training.pictures import save_grid
     from aigc_compress.storage import require_writable
+    from aigc_compress.task import batches
 
     require_writable(output)
-    images = session.run(task.feeds(count, seed=seed))["image"]
-    show(str(save_grid(images, output)))
+    latents = task.feeds(count, seed=seed)["z"]
+    images = [session.run({"z": latents[part]})["image"] for part in batches(count, 100)]
+    show(str(save_grid(np.concatenate(images), output)))
 
 
 def _write(
-    session: Session,
+    session: Runner,
     task: Task,
     output: Path | None,
     prompt: str,
@@ -87,4 +89,4 @@ def _write(
         print()
         return
     write_bytes(output, (prompt + "".join(writer) + "\n").encode())
-    say(str(output))
+    show(str(output))

@@ -63,6 +63,7 @@ def train(
             images=data,
             command=shlex.join(["aigc-compress", *sys.argv[1:]]),
             on_progress=report,
+            on_download=on_step,
         )
     show(str(path))
 
@@ -75,7 +76,10 @@ def _overrides(pairs: list[str], **flags: Any) -> dict[str, Any]:
         key, sign, text = pair.partition("=")
         if not sign:
             raise UsageError(f"--set {pair!r} must look like key=value.")
-        values[key] = yaml.safe_load(text)
+        try:
+            values[key] = yaml.safe_load(text)
+        except yaml.YAMLError as error:
+            raise UsageError(f"--set {pair!r}: the value is not YAML.") from error
     return values | {key: value for key, value in flags.items() if value is not None}
 
 

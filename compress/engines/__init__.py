@@ -6,12 +6,12 @@ from collections.abc import Mapping
 
 from aigc_compress.errors import NotOnThisMachineError, unknown_name
 
-from .base import Availability, Engine, Session, check_feeds
+from .base import Availability, Engine, check_feeds
 from .ort import OrtEngine
 from .torch import TorchEngine
 from .trt import TrtEngine
 
-__all__ = ["ENGINES", "Availability", "Engine", "Session", "check_feeds", "get_engine"]
+__all__ = ["ENGINES", "Availability", "Engine", "check_feeds", "get_engine"]
 
 ENGINES: Mapping[str, Engine] = {
     engine.name: engine for engine in (OrtEngine(), TorchEngine(), TrtEngine())

@@ -1,4 +1,4 @@
-"""What an engine is: it says whether it is here, and loads an artifact into a session."""
+"""What an engine is: it says whether it is here, and loads an artifact into a runner."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from numpy.typing import NDArray
 
 from aigc_compress.artifact import Artifact, TensorSpec
 from aigc_compress.errors import FeedError
-from aigc_compress.task import Feeds
+from aigc_compress.task import Feeds, Runner
 
-__all__ = ["Availability", "Engine", "Session", "check_feeds"]
+__all__ = ["Availability", "Engine", "check_feeds"]
 
 
 @dataclass(frozen=True)
@@ -22,22 +22,6 @@ class Availability:
     is_available: bool
     detail: str
     install: str = ""
-
-
-class Session(Protocol):
-    """A loaded model.
-
-    Attributes:
-        inputs: names, dtypes and shapes of the inputs.
-        outputs: the same of the outputs.
-    """
-
-    inputs: tuple[TensorSpec, ...]
-    outputs: tuple[TensorSpec, ...]
-
-    def run(self, feeds: Feeds) -> dict[str, NDArray[Any]]:
-        """Return the outputs by name. Feeds are not checked here: `check_feeds` does it once."""
-        ...
 
 
 class Engine(Protocol):
@@ -50,7 +34,7 @@ class Engine(Protocol):
         """Tell whether this engine can run here, without starting it."""
         ...
 
-    def load(self, artifact: Artifact, *, threads: int) -> Session:
+    def load(self, artifact: Artifact, *, threads: int) -> Runner:
         """Load an artifact of this engine's stage; raises NotOnThisMachineError or PassError."""
         ...
 

@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import tempfile
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
-import onnx
 import onnxruntime
 from numpy.typing import NDArray
-from onnx import ModelProto
 
 from aigc_compress.artifact import Artifact, graph_tensors
 from aigc_compress.errors import PassError, first_line
@@ -18,11 +16,14 @@ from aigc_compress.task import Feeds
 
 from .base import Availability
 
+if TYPE_CHECKING:
+    from onnx import ModelProto
+
 __all__ = ["OrtEngine", "OrtSession", "optimize_offline", "optimized"]
 
 
 class OrtSession:
-    """A session of ONNX Runtime; see `base.Session`."""
+    """A session of ONNX Runtime on one graph; feeds are not checked here."""
 
     def __init__(self, artifact: Artifact, *, threads: int) -> None:
         options = session_options(threads)
@@ -83,6 +84,8 @@ def _translated(error: Exception, verb: str) -> Exception:
 
 def optimized(model: ModelProto) -> ModelProto:
     """Return the graph as ONNX Runtime runs it, up to layouts of this very CPU."""
+    import onnx
+
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "optimized.onnx"
         optimize_offline(model.SerializeToString(), path, level="extended")

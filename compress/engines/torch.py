@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from aigc_compress.artifact import Artifact, TensorSpec
+from aigc_compress.artifact import Artifact
 from aigc_compress.task import Feeds
 
 from .base import Availability
@@ -21,9 +21,6 @@ __all__ = ["TorchEngine", "TorchRunner"]
 
 class TorchRunner:
     """Feed numpy arrays to a module whose `input_names` and `output_names` tell its face."""
-
-    inputs: tuple[TensorSpec, ...] = ()
-    outputs: tuple[TensorSpec, ...] = ()
 
     def __init__(self, module: nn.Module) -> None:
         self.module = module

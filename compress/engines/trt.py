@@ -98,7 +98,11 @@ class TrtSession:
             for spec in self.inputs:
                 array = np.ascontiguousarray(feeds[spec.name])
                 buffers[spec.name] = torch.from_numpy(array).cuda()
-                self._context.set_input_shape(spec.name, array.shape)
+                if not self._context.set_input_shape(spec.name, array.shape):
+                    raise PassError(
+                        f"The engine was built for sizes up to {LARGEST_BATCH}; {spec.name} is"
+                        f" {list(array.shape)}."
+                    )
             for spec in self.outputs:
                 shape = tuple(self._context.get_tensor_shape(spec.name))
                 dtype = getattr(torch, spec.dtype)

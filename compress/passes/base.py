@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
+import logging
+import warnings
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -10,7 +15,7 @@ from pydantic import BaseModel
 from aigc_compress.artifact import Artifact
 from aigc_compress.task import Feeds, OnStep
 
-__all__ = ["Context", "Pass"]
+__all__ = ["Context", "Pass", "quiet_library"]
 
 
 def _quiet(_done: int, _total: int) -> None: ...
@@ -42,3 +47,16 @@ class Pass(Protocol):
     def run(self, artifact: Artifact, config: BaseModel, context: Context) -> Artifact:
         """Return the artifact that this pass makes; raises PassError when it breaks a promise."""
         ...
+
+
+@contextlib.contextmanager
+def quiet_library() -> Iterator[None]:
+    """Silence a library's prints, warnings and logs; what matters is checked afterwards."""
+    before = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(before)

@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
-import io
-import logging
-import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -20,7 +16,7 @@ from aigc_compress.engines.torch import TorchRunner
 from aigc_compress.errors import PassError, first_line
 from aigc_compress.task import Feeds
 
-from .base import Context
+from .base import Context, quiet_library
 
 __all__ = ["ExportConfig", "ExportPass"]
 
@@ -75,7 +71,7 @@ def _export(module: Any, example: Feeds, config: ExportConfig) -> ModelProto:
     inputs = tuple(torch.from_numpy(np.asarray(example[name])) for name in names)
     axes = [{axis: Dim.AUTO for axis in config.dynamic_axes.get(name, {})} for name in names]
     try:
-        with _quiet():
+        with quiet_library():
             program = torch.onnx.export(
                 module,
                 inputs,
@@ -100,19 +96,6 @@ def _like_signature(module: Any, axes: list[dict[int, Any]]) -> tuple[Any, ...]:
     named = sum(p.kind is not inspect.Parameter.VAR_POSITIONAL for p in parameters)
     has_rest = named < len(axes)
     return (*axes[:named], tuple(axes[named:])) if has_rest else tuple(axes)
-
-
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Silence the exporter's prints and warnings; what matters is checked afterwards."""
-    before = logging.root.manager.disable
-    logging.disable(logging.WARNING)
-    try:
-        with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logging.disable(before)
 
 
 def _fold_initializers(model: ModelProto) -> ModelProto:

@@ -6,24 +6,23 @@ no integer kernel in ONNX Runtime keeps float arithmetic, ConvTranspose with wei
 
 from __future__ import annotations
 
-import contextlib
-import logging
 import tempfile
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 import onnx
 from onnx import ModelProto, helper, numpy_helper
+from onnxruntime.quantization import CalibrationDataReader
 from pydantic import BaseModel, ConfigDict, Field
 
 from aigc_compress.artifact import Artifact, Step
 from aigc_compress.errors import PassError
 from aigc_compress.task import Feeds
 
-from .base import Context
+from .base import Context, quiet_library
 from .operators import (
     BORDERS,
     RECURRENT,
@@ -289,7 +288,7 @@ def _weights_told(config: QuantizeConfig, *, per_channel: bool) -> str:
     return f"int8, symmetric, per {'channel' if per_channel else 'tensor'}, {bits}"
 
 
-class _Reader:
+class _Reader(CalibrationDataReader):
     """Hand calibration feeds to ONNX Runtime's tools one by one, and tell how far they are."""
 
     def __init__(self, feeds: tuple[Feeds, ...], on_step: Callable[[int, int], None]) -> None:
@@ -327,7 +326,7 @@ def _first_that_works(
 
 def _through_file(quantize: Callable[..., object], model: ModelProto, **options: Any) -> ModelProto:
     """Run a tool that works from file to file; its chatter is silenced, its failure named."""
-    with tempfile.TemporaryDirectory() as folder, _quiet():
+    with tempfile.TemporaryDirectory() as folder, quiet_library():
         source, target = Path(folder) / "float.onnx", Path(folder) / "int8.onnx"
         onnx.save(model, source)
         try:
@@ -336,13 +335,3 @@ def _through_file(quantize: Callable[..., object], model: ModelProto, **options:
             first = (str(error).strip().splitlines() or [type(error).__name__])[0]
             raise PassError(f"ONNX Runtime's quantization tool failed: {first}") from error
         return onnx.load(target)
-
-
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    before = logging.root.manager.disable
-    logging.disable(logging.WARNING)
-    try:
-        yield
-    finally:
-        logging.disable(before)

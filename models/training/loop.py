@@ -11,8 +11,11 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from pydantic import ValidationError
+
 from aigc_compress.checkpoint import read_plain, write_torch
-from aigc_compress.errors import PassError, StoppedError, UsageError
+from aigc_compress.errors import InputFileError, PassError, StoppedError, UsageError
+from aigc_compress.storage import write_bytes
 from aigc_compress.task import Quality
 
 from .base import Trainer, seeded
@@ -70,7 +73,9 @@ def run_training(
             with seeded(trainer.config.seed, index + 1):
                 losses = trainer.step(index)
             done = index + 1
-            if done % options.log_every == 0 or done == total:
+            now = time.monotonic()
+            saves = is_stopping() or done == total or now - saved > 60 * options.checkpoint_minutes
+            if saves or done % options.log_every == 0:
                 values = {name: float(value) for name, value in losses.items()}
                 _require_finite(values, done)
                 log.write(done, values)
@@ -78,11 +83,10 @@ def run_training(
             if done % trainer.config.validate_every == 0 or done == total:
                 quality = _validate(trainer, log, done, options.folder)
                 on_progress(Progress(done, total, {}, quality))
-            now = time.monotonic()
-            if is_stopping() or done == total or now - saved > 60 * options.checkpoint_minutes:
+            if saves:
                 _save(trainer, options.folder, done, seconds + now - begun)
                 saved = time.monotonic()
-            if is_stopping() and done < total:
+            if saves and is_stopping() and done < total:
                 raise StoppedError(
                     f"Stopped after step {done} of {total}; everything is saved in"
                     f" {options.folder}. The same command goes on from there."
@@ -106,8 +110,10 @@ def _resume(trainer: Trainer, folder: Path) -> tuple[int, float]:
         return 0, 0.0
     document = read_plain(path)
     mine = trainer.config.model_dump(mode="json")
-    if document.get("format") != FORMAT or document["config"] != mine:
-        theirs = document.get("config", {})
+    if not isinstance(document, dict) or document.get("format") != FORMAT:
+        raise InputFileError(f"{path} is no checkpoint of a training. Choose another --folder.")
+    theirs = _with_defaults(trainer, document["config"])
+    if theirs != mine:
         changed = sorted(k for k in mine if theirs.get(k) != mine[k])
         raise UsageError(
             f"{path} belongs to another configuration (other {', '.join(changed)})."
@@ -115,6 +121,14 @@ def _resume(trainer: Trainer, folder: Path) -> tuple[int, float]:
         )
     trainer.load_state(document["state"])
     return int(document["done"]), float(document["seconds"])
+
+
+def _with_defaults(trainer: Trainer, config: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a stored configuration with settings that are newer than it at their defaults."""
+    try:
+        return type(trainer.config).model_validate(config).model_dump(mode="json")
+    except ValidationError:
+        return dict(config)
 
 
 def _save(trainer: Trainer, folder: Path, done: int, seconds: float) -> None:
@@ -144,8 +158,8 @@ class _Log:
         from tensorboardX import SummaryWriter
 
         path = folder / "metrics.jsonl"
-        kept = [line for line in _lines(path) if json.loads(line)["step"] <= start]
-        path.write_text("".join(kept))
+        kept = [line for line in _lines(path) if _step_of(line) <= start]
+        write_bytes(path, "".join(kept).encode())
         self._file = path.open("a")
         self._events = SummaryWriter(str(folder / "tensorboard"), purge_step=start or None)
 
@@ -159,6 +173,14 @@ class _Log:
     def close(self) -> None:
         self._file.close()
         self._events.close()
+
+
+def _step_of(line: str) -> float:
+    """Return a line's step; a line that a kill cut off belongs to no step."""
+    try:
+        return int(json.loads(line)["step"])
+    except (ValueError, KeyError, TypeError):
+        return float("inf")
 
 
 def _lines(path: Path) -> list[str]:

@@ -170,3 +170,62 @@ def test_fold_merges_batch_norm_and_keeps_the_numbers():
     assert [n.op_type for n in after.payload.graph.node] == ["Conv"]
     assert after.history[-1].numbers["given_up"] == {}
     assert agreement_db(before, after, ctx) > 100
+
+
+def test_a_float16_transposed_convolution_is_refused_rather_than_called_int8():
+    nodes = [helper.make_node("ConvTranspose", ["x", "w"], ["y"], name="up")]
+    half = numpy_helper.from_array(RNG.standard_normal((8, 32, 4, 4)).astype(np.float16), "w")
+    graph = helper.make_graph(
+        nodes,
+        "g",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT16, ["N", 8, 4, 4])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT16, None)],
+        [half],
+    )
+    made = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    feeds = ({"x": RNG.standard_normal((1, 8, 4, 4)).astype(np.float16)},)
+    with pytest.raises(PassError, match="Nothing was quantized"):
+        quantized(Artifact("onnx", made), Context(feeds, feeds))
+
+
+def test_a_weight_that_another_graph_reads_too_is_kept():
+    nodes = [
+        helper.make_node("ConvTranspose", ["x", "w"], ["c"], name="up"),
+        helper.make_node("ReduceSum", ["x"], ["s"], keepdims=0, name="sum"),
+        helper.make_node("Greater", ["s", "zero"], ["is_positive"], name="greater"),
+    ]
+    branches = {}
+    for name, op in (("then_branch", "ReduceMax"), ("else_branch", "ReduceMin")):
+        body = helper.make_graph(
+            [helper.make_node(op, ["w"], [f"{op}_out"], keepdims=0)],
+            name,
+            [],
+            [helper.make_tensor_value_info(f"{op}_out", TensorProto.FLOAT, [])],
+        )
+        branches[name] = body
+    nodes.append(helper.make_node("If", ["is_positive"], ["scale"], name="if", **branches))
+    nodes.append(helper.make_node("Mul", ["c", "scale"], ["y"], name="mul"))
+    zero = numpy_helper.from_array(np.float32(0), "zero")
+    before = model(nodes, [weight("w", 8, 32, 4, 4), zero], ["N", 8, 4, 4])
+    ctx = context(1, 8, 4, 4)
+    after, numbers = quantized(before, ctx)
+    assert numbers["operators"]["weights_only"] == {"ConvTranspose": 1}
+    assert agreement_db(before, after, ctx) > 30
+
+
+def test_a_graph_that_is_quantized_already_is_refused():
+    ctx = context(1, 3, 8, 8)
+    once, _ = quantized(conv_net(), ctx)
+    with pytest.raises(PassError, match="quantized already"):
+        quantized(once, ctx)
+
+
+def test_fold_does_not_store_large_computed_constants():
+    shape = numpy_helper.from_array(np.array([1, 3, 1000, 1000], np.int64), "shape")
+    nodes = [
+        helper.make_node("ConstantOfShape", ["shape"], ["zeros"], name="zeros"),
+        helper.make_node("Add", ["x", "zeros"], ["y"], name="add"),
+    ]
+    before = model(nodes, [shape], ["N", 3, 1, 1])
+    after = FoldPass().run(before, FoldConfig(), context(1, 3, 1, 1))
+    assert after.payload.ByteSize() < 10_000
