@@ -66,6 +66,6 @@ def load_recipe(name: str) -> Recipe:
     try:
         return Recipe.model_validate(yaml.safe_load(path.read_text()))
     except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise InputFileError(f"{path} is not YAML: {error}") from error
+        raise InputFileError(f"{path} is not YAML: {' '.join(str(error).split())}") from error
     except ValidationError as error:
         raise UsageError(f"{path}: {describe_faults(error)}") from error

@@ -135,7 +135,7 @@ def _read_yaml(path: Path) -> dict[str, Any]:
     except OSError as error:
         raise InputFileError(f"Cannot read {path}: {error.strerror}.") from error
     except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise InputFileError(f"{path} is not YAML: {error}") from error
+        raise InputFileError(f"{path} is not YAML: {' '.join(str(error).split())}") from error
     if not isinstance(values, dict):
         raise InputFileError(f"{path} must hold a mapping of settings, like `steps: 100`.")
     return values

@@ -1,0 +1,297 @@
+import os
+import pickle
+import zipfile
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from conftest import assert_refused, files_in, fill, graph, run_process, tiny_checkpoint
+
+from aigc_compress.checkpoint import FORMAT, write_checkpoint
+
+
+def test_missing_files_are_named(refuse):
+    assert "There is no file nothing.pt" in refuse("info", "nothing.pt", code=2)
+    assert "There is no file nothing.onnx" in refuse("info", "nothing.onnx", code=2)
+    assert "no reference of that name" in refuse("info", "nothing", code=2)
+
+
+def test_a_folder_is_no_model(refuse, workplace):
+    (workplace / "folder.onnx").mkdir()
+    (workplace / "folder.pt").mkdir()
+    refuse("info", "folder.onnx", code=2)
+    refuse("info", "folder.pt", code=2)
+
+
+@pytest.mark.parametrize("content", [b"", b"text, no model", b"PK\x03\x04 cut off"])
+@pytest.mark.parametrize("name", ["bad.pt", "bad.onnx"])
+def test_damaged_models_are_refused(refuse, workplace, name, content):
+    (workplace / name).write_bytes(content)
+    assert name in refuse("info", name, code=2)
+
+
+@pytest.mark.parametrize("share", [0.02, 0.5, 0.98])
+def test_a_truncated_checkpoint_is_refused(refuse, gan_pt, share):
+    content = gan_pt.read_bytes()
+    gan_pt.write_bytes(content[: int(len(content) * share)])
+    refuse("export", gan_pt, "-o", "out.onnx", code=2)
+
+
+class Bomb:
+    def __init__(self, marker):
+        self.marker = str(marker)
+
+    def __reduce__(self):
+        return os.mkdir, (self.marker,)
+
+
+def test_a_hostile_checkpoint_is_refused_and_its_code_does_not_run(refuse, workplace):
+    marker = workplace / "it-ran"
+    torch.save({"format": FORMAT, "model": Bomb(marker)}, workplace / "hostile.pt")
+    assert "refused" in refuse("quantize", "hostile.pt", code=2)
+    assert not marker.exists()
+
+
+def test_a_bare_pickle_is_refused_and_its_code_does_not_run(refuse, workplace):
+    marker = workplace / "it-ran"
+    (workplace / "bare.pt").write_bytes(pickle.dumps(Bomb(marker)))
+    refuse("info", "bare.pt", code=2)
+    assert not marker.exists()
+
+
+def test_a_torch_file_of_something_else_says_what_is_expected(refuse, workplace):
+    torch.save({"weights": torch.ones(3)}, workplace / "other.pt")
+    assert "not a checkpoint of aigc-compress" in refuse("info", "other.pt", code=2)
+
+
+def test_a_zip_that_is_no_torch_file_is_refused(refuse, workplace):
+    with zipfile.ZipFile(workplace / "zip.pt", "w") as archive:
+        archive.writestr("hello", "world")
+    refuse("info", "zip.pt", code=2)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"model": "diffusion"},
+        {"model": []},
+        {"config": {"widths": "many"}},
+        {"config": {"latent": 4, "colour": True}},
+        {"state_dict": {}},
+        {"state_dict": {1: 2}},
+        {"state_dict": "abc"},
+        {"history": [{"name": 3}]},
+        {"history": "yesterday"},
+    ],
+)
+def test_a_checkpoint_with_damaged_parts_is_refused(refuse, workplace, changes):
+    good = tiny_checkpoint("gan")
+    fields = {n: getattr(good, n) for n in ("model", "config", "state_dict", "task")}
+    torch.save({"format": FORMAT, **fields, **changes}, workplace / "damaged.pt")
+    refuse("info", "damaged.pt", code=2)
+
+
+def test_an_onnx_file_without_nodes_is_refused(refuse, workplace):
+    (workplace / "hollow.onnx").write_bytes(onnx.ModelProto(ir_version=8).SerializeToString())
+    refuse("info", "hollow.onnx", code=2)
+
+
+def test_an_opset_that_is_too_old_is_named(refuse, workplace):
+    model = graph("g (float[2] x) => (float[2] y) { y = Relu(x) }")
+    model.opset_import[0].version = 9
+    onnx.save(model, workplace / "old.onnx")
+    assert "opset 9" in refuse("quantize", "old.onnx", "-o", "out.onnx", code=2)
+
+
+@pytest.mark.parametrize(
+    "metadata",
+    [
+        {"task": "rnn", "model": '{"name": "rnn", "config": {}}'},
+        {"task": "rnn", "model": '{"name": "rnn", "config": "abc"}'},
+        {"task": "rnn", "model": "{"},
+        {"history": '[{"nom": 1}]'},
+        {"task": "poetry", "model": '{"name": "gan", "config": {}}'},
+    ],
+)
+def test_damaged_metadata_is_refused(refuse, scores_onnx, metadata):
+    model = onnx.load(scores_onnx)
+    for key, value in metadata.items():
+        model.metadata_props.add(key=f"aigc_compress.{key}", value=value)
+    onnx.save(model, scores_onnx)
+    refuse("quantize", scores_onnx, "-o", "out.onnx", code=2)
+
+
+GOOD = {"x": np.zeros((2, 4, 3), np.float32), "n": np.zeros((2, 4), np.int64)}
+
+
+@pytest.mark.parametrize(
+    ("arrays", "told"),
+    [
+        ({"x": GOOD["x"]}, "one array per input"),
+        ({**GOOD, "z": GOOD["x"]}, "one array per input"),
+        ({**GOOD, "x": GOOD["x"].astype(np.float64)}, "float64"),
+        ({**GOOD, "x": GOOD["x"][..., :2]}, "[4, 2]"),
+        ({**GOOD, "x": GOOD["x"][:1]}, "same number of samples"),
+        ({"x": GOOD["x"][:0], "n": GOOD["n"][:0]}, "samples"),
+        ({**GOOD, "n": GOOD["n"][:, :3]}, "N=4"),
+    ],
+)
+def test_calibration_that_does_not_fit_is_explained(refuse, scores_onnx, arrays, told):
+    np.savez("feeds.npz", **arrays)
+    message = refuse("quantize", scores_onnx, "--calibration", "feeds.npz", "-o", "o.onnx", code=2)
+    assert told in message
+
+
+@pytest.mark.parametrize("content", [None, b"no zip", b""])
+def test_calibration_that_is_no_npz_is_refused(refuse, scores_onnx, workplace, content):
+    if content is not None:
+        (workplace / "feeds.npz").write_bytes(content)
+    refuse("quantize", scores_onnx, "--calibration", "feeds.npz", "-o", "o.onnx", code=2)
+
+
+def test_calibration_with_pickled_objects_is_refused_unread(refuse, scores_onnx, workplace):
+    marker = workplace / "it-ran"
+    np.savez("feeds.npz", x=np.array([Bomb(marker)], dtype=object), n=GOOD["n"])
+    refuse("quantize", scores_onnx, "--calibration", "feeds.npz", "-o", "o.onnx", code=2)
+    assert not marker.exists()
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        ("--feed", "x"),
+        ("--feed", "x=normal(0)"),
+        ("--feed", "x=gamma(1,2)"),
+        ("--feed", "q=normal(0,1)"),
+        ("--shape", "x"),
+        ("--shape", "x=1,b"),
+        ("--shape", "x=0,3"),
+        ("--shape", "q=1,2"),
+        ("--shape", "M=7"),
+        ("--max-drop", "much"),
+        ("--max-drop", "1%", "--min-sqnr", "20"),
+    ],
+)
+def test_options_that_do_not_parse_or_fit_are_refused(refuse, scores_onnx, options):
+    refuse("quantize", scores_onnx, *options, "-o", "o.onnx", code=2)
+
+
+@pytest.mark.parametrize(
+    ("output", "code"),
+    [("missing/out.onnx", 1), ("folder.onnx", 1), ("/proc/out.onnx", 1), ("out.bin", 2)],
+)
+@pytest.mark.parametrize("verb", ["export", "quantize"])
+def test_outputs_that_cannot_be_written_are_refused_before_any_work(
+    refuse, gan_pt, workplace, verb, output, code
+):
+    (workplace / "folder.onnx").mkdir()
+    refuse(verb, gan_pt, "-o", output, code=code)
+
+
+def test_the_source_is_never_overwritten(refuse, scores_onnx):
+    assert "source itself" in refuse("quantize", scores_onnx, "-o", scores_onnx, code=2)
+
+
+def test_a_full_disk_loses_nothing(full_disk, gan_pt, run_cli):
+    (full_disk / "gan.onnx").write_bytes(b"what was here before")
+    fill(full_disk)
+    before = files_in(full_disk)
+    ending = run_cli("export", gan_pt, "-o", full_disk / "gan.onnx")
+    assert_refused(ending, 1)
+    assert files_in(full_disk) == before
+
+
+def test_a_checkpoint_on_a_full_disk_loses_nothing(full_disk):
+    from aigc_compress.errors import OutputError
+
+    (full_disk / "gan.pt").write_bytes(b"what was here before")
+    fill(full_disk)
+    before = files_in(full_disk)
+    with pytest.raises(OutputError, match="space"):
+        write_checkpoint(full_disk / "gan.pt", tiny_checkpoint("gan"))
+    assert files_in(full_disk) == before
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("quantize", "gan.pt", "--mode", "int4"),
+        ("quantize", "gan.pt", "--threads", "0"),
+        ("quantize", "gan.pt", "--processes", "1"),
+        ("export", "gan.pt", "--opset", "9"),
+        ("bench", "--seed", "-1"),
+        ("sample", "gan.pt", "--count", "0"),
+        ("sample", "rnn.pt", "--temperature", "-1"),
+        ("quantise",),
+    ],
+)
+def test_options_out_of_range_end_with_code_2(run_cli, arguments):
+    ending = run_cli(*arguments)
+    assert ending.code == 2
+    assert "Traceback" not in ending.stderr
+
+
+def test_an_unknown_engine_lists_the_known_ones(refuse, gan_pt):
+    assert "Known: ort, torch, trt" in refuse("bench", gan_pt, "--engine", "onnx", code=2)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU, so TensorRT may be here")
+def test_tensorrt_without_a_gpu_ends_with_code_3_and_tells_how_to_get_it(refuse):
+    message = refuse("bench", "--engine", "trt", code=3)
+    assert "CUDA" in message
+    assert "pip install 'aigc-compress[tensorrt]'" in message
+
+
+@pytest.mark.parametrize("sizes", ["0", "a", "1,,2", ""])
+def test_sizes_that_are_no_whole_numbers_are_refused(refuse, gan_pt, sizes):
+    refuse("bench", gan_pt, "--batch", sizes, code=2)
+
+
+def test_a_length_without_a_time_axis_is_refused(refuse, gan_pt):
+    assert "no time axis" in refuse("bench", gan_pt, "--length", "8", code=2)
+
+
+def test_an_unknown_reference_is_refused(refuse):
+    assert "Did you mean 'gan'" in refuse("fetch", "gam", code=2)
+
+
+def test_fetch_does_not_overwrite_another_file(refuse, workplace):
+    (workplace / "cnn.pt").write_bytes(b"mine")
+    assert "--force" in refuse("fetch", "cnn", code=1)
+
+
+def test_a_graph_with_nothing_to_quantize_says_so(refuse, workplace):
+    onnx.save(graph("g (float[2] x) => (float[2] y) { y = Add(x, x) }"), workplace / "add.onnx")
+    assert "Nothing was quantized" in refuse("quantize", "add.onnx", "-o", "o.onnx", code=1)
+
+
+def test_a_model_that_draws_nothing_cannot_be_sampled(refuse, cnn_pt):
+    assert "neither draws nor writes" in refuse("sample", cnn_pt, code=2)
+
+
+def test_a_prompt_with_unknown_characters_names_them(refuse, rnn_pt):
+    assert "'é'" in refuse("sample", rnn_pt, "--prompt", "été", "-o", "t.txt", code=2)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        ("--set", "steps"),
+        ("--set", "steps=[1"),
+        ("--set", "colour=red"),
+        ("--set", "learning_rate=-1"),
+        ("--device", "tpu"),
+        ("--config", "missing.yaml"),
+        ("--config", "list.yaml"),
+        ("--config", "broken.yaml"),
+    ],
+)
+def test_training_settings_that_are_wrong_are_refused(refuse, workplace, options):
+    (workplace / "list.yaml").write_text("- steps")
+    (workplace / "broken.yaml").write_text("steps: [1")
+    refuse("train", "rnn", *options, code=2)
+
+
+def test_errors_of_a_real_process_look_the_same(workplace):
+    assert_refused(run_process("info", "nothing.pt", cwd=workplace), 2)
