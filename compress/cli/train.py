@@ -29,6 +29,9 @@ def train(
     folder: Annotated[Path | None, typer.Option(help="run folder [runs/NAME]")] = None,
     device: Annotated[str, typer.Option(help="auto, cpu or cuda")] = "auto",
     threads: Annotated[int, typer.Option(min=0, help="CPU threads; 0: torch's choice")] = 0,
+    start_from: Annotated[
+        Path | None, typer.Option(help="begin with this .pt's weights instead of random ones")
+    ] = None,
     data: Annotated[Path | None, typer.Option(help="folder with Fashion-MNIST's files")] = None,
     checkpoint_minutes: Annotated[float, typer.Option(min=0, help="between checkpoints")] = 5.0,
 ) -> None:
@@ -37,7 +40,10 @@ def train(
     Writes runs/NAME/NAME.pt and its card NAME.json; logs for TensorBoard, samples and the
     checkpoint stand beside them.
 
-    Example: aigc-compress train rnn --set model.cell=gru --folder runs/gru
+    Examples:
+        aigc-compress train rnn --set model.cell=gru --folder runs/gru
+
+        aigc-compress train gan --start-from gan.pt --steps 5000 --folder runs/longer
     """
     import torch
 
@@ -61,6 +67,7 @@ def train(
             options,
             device=device,
             images=data,
+            start=start_from,
             command=shlex.join(["aigc-compress", *sys.argv[1:]]),
             on_progress=report,
             on_download=on_step,

@@ -288,7 +288,7 @@ def _weights_told(config: QuantizeConfig, *, per_channel: bool) -> str:
     return f"int8, symmetric, per {'channel' if per_channel else 'tensor'}, {bits}"
 
 
-class _Reader(CalibrationDataReader):
+class _Reader(CalibrationDataReader):  # type: ignore[misc]
     """Hand calibration feeds to ONNX Runtime's tools one by one, and tell how far they are."""
 
     def __init__(self, feeds: tuple[Feeds, ...], on_step: Callable[[int, int], None]) -> None:
@@ -296,7 +296,7 @@ class _Reader(CalibrationDataReader):
         self._next = 0
         self._on_step = on_step
 
-    def get_next(self) -> dict[str, Any] | None:
+    def get_next(self) -> Any:
         if self._next == len(self._feeds):
             return None
         self._on_step(self._next + 1, len(self._feeds))

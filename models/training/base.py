@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from aigc_compress.checkpoint import Checkpoint
+from aigc_compress.errors import InputFileError, first_line
 from aigc_compress.machine import has_fast_bf16
 from aigc_compress.task import Quality
 
@@ -48,6 +49,7 @@ class Trainer(ABC):
     """
 
     name: ClassVar[str]
+    data_name: ClassVar[str]
 
     def __init__(self, config: TrainingConfig, *, device: torch.device) -> None:
         self.config = config
@@ -70,6 +72,21 @@ class Trainer(ABC):
     @abstractmethod
     def checkpoint(self) -> Checkpoint:
         """Return the finished model."""
+
+    def start_from(self, checkpoint: Checkpoint) -> None:
+        """Begin with a finished model's weights; raises InputFileError where they do not fit."""
+        sources = self._sources(checkpoint)
+        try:
+            for name, module in self.modules.items():
+                module.load_state_dict(dict(sources[name]))
+        except (KeyError, RuntimeError, TypeError) as error:
+            raise InputFileError(
+                f"This training of {self.name} cannot start from that model: {first_line(error)}"
+            ) from error
+
+    def _sources(self, checkpoint: Checkpoint) -> Mapping[str, Mapping[str, Any]]:
+        """Return the weights that each module begins with, by the module's name."""
+        return dict.fromkeys(self.modules, checkpoint.state_dict)
 
     def state(self) -> dict[str, Any]:
         """Return everything that a resumed run needs, as plain data and tensors."""

@@ -47,6 +47,7 @@ class CnnTrainer(Trainer):
     """Cross entropy on Fashion-MNIST."""
 
     name = "cnn"
+    data_name = "Fashion-MNIST"
     config: CnnTraining
 
     def __init__(self, config: CnnTraining, *, device: torch.device, images: data.Images) -> None:

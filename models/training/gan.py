@@ -11,7 +11,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from pydantic import Field
@@ -63,6 +63,7 @@ class GanTrainer(Trainer):
     """Generator and discriminator, one step each in turn, with an averaged generator."""
 
     name = "gan"
+    data_name = "Fashion-MNIST"
     config: GanTraining
 
     def __init__(self, config: GanTraining, *, device: torch.device, images: data.Images) -> None:
@@ -136,6 +137,10 @@ class GanTrainer(Trainer):
             task="gan",
             companions={"discriminator": discriminator},
         )
+
+    def _sources(self, checkpoint: Checkpoint) -> Mapping[str, Mapping[str, Any]]:
+        discriminator = checkpoint.companions.get("discriminator", {}).get("state_dict", {})
+        return {**super()._sources(checkpoint), "discriminator": discriminator}
 
     def _settled(self) -> Generator:
         """Return the averaged generator with batch statistics measured on its own activations."""

@@ -62,6 +62,7 @@ class RnnTrainer(Trainer):
     """Next-character prediction on the King James text."""
 
     name = "rnn"
+    data_name = "King James text"
     config: RnnTraining
 
     def __init__(self, config: RnnTraining, *, device: torch.device) -> None:

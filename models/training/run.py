@@ -14,7 +14,7 @@ import torch
 import yaml
 from pydantic import ValidationError
 
-from aigc_compress.checkpoint import write_checkpoint
+from aigc_compress.checkpoint import read_checkpoint, write_checkpoint
 from aigc_compress.errors import (
     InputFileError,
     NotOnThisMachineError,
@@ -78,6 +78,7 @@ def train_reference(
     *,
     device: str = "auto",
     images: Path | None = None,
+    start: Path | None = None,
     command: str = "",
     on_progress: Callable[[Progress], None],
     on_download: Callable[[int, int], None] | None = None,
@@ -94,29 +95,41 @@ def train_reference(
     if training.needs_images:
         extra["images"] = data.training_images(data.find_training_images(images, on_download))
     trainer = training.trainer(config, device=chosen, **extra)
+    origin = None if start is None else read_checkpoint(start)
+    if origin is not None:
+        trainer.start_from(origin)
     seconds = run_training(trainer, options, on_progress=on_progress)
-    quality = trainer.evaluate("test", None)
+    before = () if origin is None else origin.history
+    step = {"name": "train", "config": config.model_dump(mode="json"), "seed": config.seed}
+    path = options.folder / f"{name}.pt"
+    write_checkpoint(path, replace(trainer.checkpoint(), history=(*before, step)))
     card = {
-        "model": name,
-        "data": "King James text" if name == "rnn" else "Fashion-MNIST",
+        **_describe(trainer, seconds),
+        "command": command,
+        "started_from_sha256": None if start is None else digest_file(start),
+        "test": asdict(trainer.evaluate("test", None)),
+        "sha256": digest_file(path),
+    }
+    write_bytes(path.with_suffix(".json"), (json.dumps(card, indent=2) + "\n").encode())
+    return path
+
+
+def _describe(trainer: Trainer, seconds: float) -> dict[str, Any]:
+    """Return the part of a card that tells how the model was trained, and on what."""
+    is_cuda = trainer.device.type == "cuda"
+    return {
+        "model": trainer.name,
+        "data": trainer.data_name,
         "split": "trained on train, chosen on validation, measured once on test",
-        "config": config.model_dump(mode="json"),
+        "config": trainer.config.model_dump(mode="json"),
         "precision": "bf16 autocast" if trainer.uses_bf16 else "fp32",
-        "device": torch.cuda.get_device_name() if chosen.type == "cuda" else cpu_name(),
+        "device": torch.cuda.get_device_name() if is_cuda else cpu_name(),
         "threads": torch.get_num_threads(),
         "torch": str(torch.__version__),
         "python": platform.python_version(),
         "seconds": round(seconds),
         "finished": datetime.now(UTC).strftime("%Y-%m-%d"),
-        "command": command,
-        "test": asdict(quality),
     }
-    step = {"name": "train", "config": card["config"], "seed": config.seed}
-    path = options.folder / f"{name}.pt"
-    write_checkpoint(path, replace(trainer.checkpoint(), history=(step,)))
-    card["sha256"] = digest_file(path)
-    write_bytes(path.with_suffix(".json"), (json.dumps(card, indent=2) + "\n").encode())
-    return path
 
 
 def _choose_device(name: str) -> torch.device:

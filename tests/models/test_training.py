@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from aigc_compress.checkpoint import read_checkpoint
+from aigc_compress.errors import InputFileError
 from aigc_compress.models import data
 from aigc_compress.models.cnn import CnnConfig
 from aigc_compress.models.gan import DiscriminatorConfig, GanConfig
@@ -94,6 +95,28 @@ def test_a_step_leaves_the_callers_random_state_alone(name):
     assert torch.equal(torch.get_rng_state(), before)
 
 
+@pytest.mark.parametrize("name", ["cnn", "gan", "rnn"])
+def test_a_trainer_that_starts_from_a_checkpoint_has_its_weights(name):
+    first = trainers()[name]()
+    run(first, 0, 2)
+    checkpoint = first.checkpoint()
+    second = trainers()[name]()
+    second.start_from(checkpoint)
+    again = second.checkpoint()
+    trained = [k for k in again.state_dict if "running" not in k and "num_batches" not in k]
+    for key in trained:  # the GAN's statistics are measured anew
+        assert torch.equal(again.state_dict[key], checkpoint.state_dict[key]), key
+    if name == "gan":
+        found = again.companions["discriminator"]["state_dict"]
+        for key, value in checkpoint.companions["discriminator"]["state_dict"].items():
+            assert torch.equal(found[key], value), key
+
+
+def test_a_checkpoint_of_another_shape_is_no_start():
+    with pytest.raises(InputFileError, match="cannot start from"):
+        trainers()["cnn"]().start_from(trainers()["gan"]().checkpoint())
+
+
 def test_hinge_and_standard_losses_follow_their_formulas():
     from aigc_compress.models.training.gan import _discriminator_loss, _generator_loss
 
@@ -117,10 +140,10 @@ def test_one_cycle_rises_to_one_and_falls_to_zero():
 
 def test_averaged_weights_follow_the_recurrence():
     average, module = torch.nn.Linear(1, 1), torch.nn.Linear(1, 1)
-    start, value = float(average.weight), float(module.weight)
+    start, value = average.weight.item(), module.weight.item()
     average_into(average, module, decay=0.999, index=1)
     keep = 2 / 11
-    assert float(average.weight) == pytest.approx(keep * start + (1 - keep) * value, rel=1e-5)
+    assert average.weight.item() == pytest.approx(keep * start + (1 - keep) * value, rel=1e-5)
 
 
 @pytest.mark.slow
