@@ -49,9 +49,8 @@ def bench(
 ) -> None:
     """Measure latency and quality of models against a baseline.
 
-    Blocks of calls are interleaved in random order over fresh processes; the ratio to the baseline
-    comes with a 95 % interval, and a verdict only where the interval leaves 1 out. The baseline is
-    timed against itself too (A/A), which shows what chance alone does on this machine.
+    Blocks are interleaved in random order over fresh processes. Ratios come with a 95 % interval,
+    verdicts where it leaves 1 out; the baseline is timed against itself too (A/A).
 
     Examples:
         aigc-compress bench gan.onnx gan.int8.onnx
@@ -80,16 +79,16 @@ def bench(
         require_writable(output)
     with progress("bench") as on_step:
         result = run(models or [], options, on_step=on_step)
-    _save(result, output)
-    if json:
+    _report(result, output, as_json=json)
+
+
+def _report(result: BenchResult, output: Path | None, *, as_json: bool) -> None:
+    if output is not None:
+        write_bytes(output, (to_json(result.document()) + "\n").encode())
+    if as_json:
         show_json(result.document())
     else:
         _show(result)
-
-
-def _save(result: BenchResult, output: Path | None) -> None:
-    if output is not None:
-        write_bytes(output, (to_json(result.document()) + "\n").encode())
 
 
 def _show(result: BenchResult) -> None:
