@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from pydantic import TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass as validated
 
-from .errors import InputFileError, OutputError, describe_faults, first_line
+from .errors import InputFileError, OutputError, describe_faults, first_line, missing_file
 from .storage import write_bytes
 
 if TYPE_CHECKING:
@@ -96,7 +96,7 @@ def read_onnx(path: Path) -> Artifact:
     from .storage import digest_file
 
     if not path.is_file():
-        raise InputFileError(f"There is no file {path}.")
+        raise missing_file(path)
     try:
         onnx.checker.check_model(str(path))
         model = onnx.load(path)

@@ -13,7 +13,7 @@ from typing import Any
 from pydantic import ConfigDict, ValidationError
 from pydantic.dataclasses import dataclass
 
-from .errors import InputFileError, describe_faults
+from .errors import InputFileError, describe_faults, first_line, missing_file
 from .storage import write_bytes
 
 __all__ = [
@@ -102,7 +102,7 @@ def read_plain(path: Path) -> Any:
     import torch
 
     if not path.is_file():
-        raise InputFileError(f"There is no file {path}.")
+        raise missing_file(path)
     if not zipfile.is_zipfile(path):
         raise InputFileError(f"{path} is not a torch file: it is empty, cut off or something else.")
     try:
@@ -112,5 +112,5 @@ def read_plain(path: Path) -> Any:
             f"{path} is refused: it holds more than tensors and plain data, and reading it could"
             " run foreign code. Nothing in it was run."
         ) from error
-    except (RuntimeError, OSError, EOFError, KeyError, ValueError) as error:
-        raise InputFileError(f"{path} is damaged: {error}") from error
+    except Exception as error:  # torch's reader of damaged pickles raises whatever it runs into
+        raise InputFileError(f"{path} is damaged: {first_line(error)}") from error

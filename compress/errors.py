@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable
+from pathlib import Path
 
 __all__ = [
     "AigcCompressError",
@@ -26,6 +27,7 @@ __all__ = [
     "UsageError",
     "describe_faults",
     "first_line",
+    "missing_file",
     "unknown_name",
 ]
 
@@ -68,6 +70,13 @@ class StoppedError(AigcCompressError):
     """The user interrupted; the message says what was saved and how to go on."""
 
     exit_code = 130
+
+
+def missing_file(path: Path) -> InputFileError:
+    """Return the error for a path that is no file."""
+    if path.is_dir():
+        return InputFileError(f"{path} is a folder. Name a file in it.")
+    return InputFileError(f"There is no file {path}.")
 
 
 def first_line(error: BaseException) -> str:

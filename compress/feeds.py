@@ -13,7 +13,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .artifact import TensorSpec
-from .errors import FeedError, InputFileError, UsageError, unknown_name
+from .errors import (
+    FeedError,
+    InputFileError,
+    UsageError,
+    first_line,
+    missing_file,
+    unknown_name,
+)
 from .task import Feeds
 
 __all__ = ["FeedRules", "parse_rules", "read_npz"]
@@ -56,7 +63,7 @@ class FeedRules:
                 raise unknown_name("input", name, names)
         axes = {axis for spec in inputs for axis in spec.shape if isinstance(axis, str)}
         for axis in self.sizes:
-            if axis not in axes:
+            if axis not in axes and axis not in names:
                 raise unknown_name("dynamic axis", axis, axes)
         rng = np.random.default_rng(seed)
         first_axes = {spec.shape[0] for spec in inputs if spec.shape}
@@ -64,15 +71,19 @@ class FeedRules:
         return {spec.name: self._draw(spec, rng, sizes) for spec in inputs}
 
     def _draw(self, spec: TensorSpec, rng: Generator, sizes: Mapping[str, int]) -> NDArray[Any]:
-        shape = self.shapes.get(spec.name) or tuple(
+        given = self.shapes.get(spec.name)
+        if given is None and spec.name in self.sizes:  # `n=5`, the whole shape of a vector
+            given = (self.sizes[spec.name],)
+        shape = given or tuple(
             axis if isinstance(axis, int) else sizes.get(axis, 1) for axis in spec.shape
         )
         is_float = spec.dtype.startswith("float")
         default = ("normal", (0.0, 1.0)) if is_float else ("constant", (0.0,))
         kind, arguments = self.draws.get(spec.name, default)
         try:
-            return np.asarray(DRAWS[kind][1](rng, shape, list(arguments))).astype(spec.dtype)
-        except (TypeError, ValueError) as error:
+            with np.errstate(invalid="raise"):  # NaN or 1e30 as a whole number
+                return np.asarray(DRAWS[kind][1](rng, shape, list(arguments))).astype(spec.dtype)
+        except (TypeError, ValueError, ArithmeticError, MemoryError) as error:
             raise FeedError(f"Cannot make a feed for {spec.name} ({spec.dtype}): {error}") from None
 
 
@@ -95,7 +106,7 @@ def parse_rules(feeds: Sequence[str], shapes: Sequence[str]) -> FeedRules:
     whole: dict[str, tuple[int, ...]] = {}
     for text in shapes:
         name, _, values = text.partition("=")
-        numbers = tuple(int(part) for part in values.split(",") if part.strip().isdigit())
+        numbers = tuple(int(part) for part in values.split(",") if part.strip().isdecimal())
         if not name or not numbers or len(numbers) != len(values.split(",")) or min(numbers) < 1:
             raise UsageError(f"--shape {text!r} must look like 'x=1,3,64,64' or 'height=64'.")
         if len(numbers) == 1:
@@ -113,12 +124,8 @@ def read_npz(path: Path, inputs: Sequence[TensorSpec]) -> tuple[Feeds, ...]:
         FeedError: names, dtypes or numbers of samples do not fit the model's inputs.
     """
     if not path.is_file():
-        raise InputFileError(f"There is no file {path}.")
-    try:
-        with np.load(path, allow_pickle=False) as archive:
-            arrays = {name: archive[name] for name in archive.files}
-    except (ValueError, OSError, EOFError, zipfile.BadZipFile, AttributeError) as error:
-        raise InputFileError(f"{path} is not an .npz file of plain arrays: {error}") from error
+        raise missing_file(path)
+    arrays = _read_arrays(path)
     names = [spec.name for spec in inputs]
     if sorted(arrays) != sorted(names):
         raise FeedError(
@@ -132,6 +139,24 @@ def read_npz(path: Path, inputs: Sequence[TensorSpec]) -> tuple[Feeds, ...]:
         {name: np.asarray(arrays[name][index]) for name in names}
         for index in range(counts[names[0]])
     )
+
+
+def _read_arrays(path: Path) -> dict[str, NDArray[Any]]:
+    if not zipfile.is_zipfile(path):
+        raise InputFileError(
+            f"{path} is not an .npz file of plain arrays: it is empty, cut off or something else."
+        )
+    try:
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
+            arrays = {name: archive[name] for name in archive.files}
+    except Exception as error:  # numpy's parser of damaged headers raises whatever it runs into
+        raise InputFileError(
+            f"{path} is not an .npz file of plain arrays: {first_line(error)}"
+        ) from error
+    other = [name for name, array in arrays.items() if not isinstance(array, np.ndarray)]
+    if other:
+        raise InputFileError(f"{path} is not an .npz file of plain arrays: {other} are none.")
+    return arrays
 
 
 def _numbers(text: str, count: int, rule: str) -> tuple[float, ...]:

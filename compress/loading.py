@@ -10,7 +10,7 @@ from aigc_compress.models import REFERENCES
 
 from .artifact import Artifact, ModelSpec, Step, read_onnx
 from .checkpoint import read_checkpoint
-from .errors import InputFileError, describe_faults
+from .errors import InputFileError, describe_faults, missing_file
 from .storage import digest_file
 
 __all__ = ["load_artifact", "resolve_source"]
@@ -37,6 +37,8 @@ def load_artifact(source: str | Path) -> Artifact:
         return read_onnx(path)
     if path.suffix == ".pt":
         return _load_torch(path)
+    if path.is_dir():
+        raise missing_file(path)
     if not path.exists():
         raise InputFileError(
             f"There is no file {path}, and no reference of that name ({', '.join(REFERENCES)})."

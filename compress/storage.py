@@ -18,9 +18,10 @@ def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
     """Let `write` fill a temporary neighbour of `path`, sync it, then rename it into place.
 
     Raises:
-        OutputError: the folder is missing or not writable, or the disk is full. Whatever stood
-            at `path` before is still there.
+        OutputError: the folder is missing or not writable, the disk is full, or `path` is a
+            folder, a device or a pipe. Whatever stood at `path` before is still there.
     """
+    _require_plain(path)
     temporary: Path | None = None
     try:
         handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part")
@@ -45,8 +46,7 @@ def write_bytes(path: Path, content: bytes) -> None:
 
 def require_writable(path: Path) -> None:
     """Raise OutputError now if a file at `path` could not be written later, after long work."""
-    if path.is_dir():
-        raise OutputError(f"Cannot write {path}: it is a folder. Name a file in it.")
+    _require_plain(path)
     if not path.parent.is_dir():
         raise OutputError(f"Cannot write {path}: there is no folder {path.parent}. Create it.")
     try:
@@ -60,6 +60,14 @@ def digest_file(path: Path) -> str:
     """Return the SHA-256 of a file as 64 hexadecimal digits."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _require_plain(path: Path) -> None:
+    """Refuse a folder, and a device or pipe: the rename would put a file in its place."""
+    if path.is_dir():
+        raise OutputError(f"Cannot write {path}: it is a folder. Name a file in it.")
+    if path.exists() and not path.is_file():
+        raise OutputError(f"Cannot write {path}: it is no plain file.")
 
 
 def _sync(path: Path) -> None:

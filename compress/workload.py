@@ -187,7 +187,12 @@ def make_workload(artifact: Artifact, options: FeedOptions) -> Workload:
     if artifact.task is not None and artifact.spec is not None and options.is_empty:
         from aigc_compress.models.tasks import make_task
 
-        return TaskWorkload(make_task(artifact.task, artifact.spec.config))
+        task = make_task(artifact.task, artifact.spec.config)
+        if artifact.stage == "onnx":
+            check_feeds(task.feeds(2, seed=0, length=2), graph_tensors(artifact.payload)[0])
+        return TaskWorkload(task)
+    if artifact.stage != "onnx" and options.is_empty:
+        raise UsageError("This .pt names no task, so its inputs are not known. Pass its .onnx.")
     if artifact.stage != "onnx":
         raise UsageError("Feeds can be named for .onnx models; export this model first.")
     inputs, _ = graph_tensors(artifact.payload)

@@ -35,8 +35,11 @@ class Writer:
             seed: of the drawing.
 
         Raises:
-            UsageError: the prompt is empty or holds an unknown character.
+            UsageError: the prompt is empty or holds an unknown character, or the temperature is
+                not a number of at least 0.
         """
+        if not (0 <= temperature < float("inf")):
+            raise UsageError(f"--temperature {temperature} must be a number of at least 0.")
         logits, state = self._read(prompt)
         rng = np.random.default_rng(seed)
         for _ in range(count):

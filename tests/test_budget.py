@@ -1,4 +1,6 @@
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from aigc_compress.budget import Budget, judge_quality
 from aigc_compress.errors import UsageError
@@ -47,3 +49,12 @@ def test_budgets_are_read_in_units_and_in_percent():
     for text in ("", "-1", "1 percent", "%"):
         with pytest.raises(UsageError):
             Budget.parse(text)
+
+
+@given(st.decimals(0, 100, places=3), st.decimals(0, 100, places=3))
+def test_a_larger_budget_never_refuses_what_a_smaller_one_allows(one, other):
+    less, more = (Budget.parse(f"{amount}%") for amount in sorted((one, other)))
+    baseline, value = quality(80.0), quality(60.0)
+    allows = [judge_quality(value, baseline, budget).within for budget in (less, more)]
+    assert allows == sorted(allows)
+    assert less.allowed(baseline) == pytest.approx(float(min(one, other)) * 0.8)

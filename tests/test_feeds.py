@@ -1,3 +1,5 @@
+import contextlib
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -5,8 +7,8 @@ from hypothesis import strategies as st
 
 from aigc_compress.artifact import TensorSpec
 from aigc_compress.engines import check_feeds
-from aigc_compress.errors import FeedError
-from aigc_compress.feeds import parse_rules
+from aigc_compress.errors import FeedError, UsageError
+from aigc_compress.feeds import parse_rules, read_npz
 
 IMAGE = TensorSpec("x", "float32", ("N", 3, "H", "W"))
 COUNT = TensorSpec("n", "int64", ("N",))
@@ -25,6 +27,10 @@ def test_rules_draw_what_they_say():
 def test_a_whole_shape_wins_over_axes():
     rules = parse_rules([], ["x=2,3,8,9", "H=4"])
     assert rules.make([IMAGE], seed=0)["x"].shape == (2, 3, 8, 9)
+
+
+def test_one_number_after_a_vectors_name_is_its_whole_shape():
+    assert parse_rules([], ["n=5"]).make([COUNT], seed=0)["n"].shape == (5,)
 
 
 @given(st.integers(0, 1000), st.integers(1, 5))
@@ -50,3 +56,25 @@ def test_feeds_that_do_not_fit_are_explained(change, told):
     feeds = {"x": np.zeros((2, 3, 4, 4), np.float32), "n": np.zeros(2, np.int64), **change}
     with pytest.raises(FeedError, match=told):
         check_feeds(feeds, (IMAGE, COUNT))
+
+
+@given(st.text(max_size=20) | st.from_regex(r"x=(normal\(|randint\()?[\d,.einfa²-]*\)?"))
+def test_any_text_is_parsed_or_refused(text):
+    for words in (([text], []), ([], [text])):
+        with contextlib.suppress(UsageError):
+            parse_rules(*words)
+
+
+@given(st.integers(1, 5), st.integers(1, 4))
+def test_sample_i_of_a_file_is_row_i_of_its_arrays(tmp_path_factory, count, batch):
+    path = tmp_path_factory.mktemp("feeds") / "feeds.npz"
+    rng = np.random.default_rng(count)
+    images = rng.standard_normal((count, batch, 3, 2, 2)).astype(np.float32)
+    counts = rng.integers(9, size=(count, batch))
+    np.savez(path, n=counts, x=images)
+    feeds = read_npz(path, [IMAGE, COUNT])
+    assert len(feeds) == count
+    for index, each in enumerate(feeds):
+        check_feeds(each, (IMAGE, COUNT))
+        assert np.array_equal(each["x"], images[index])
+        assert np.array_equal(each["n"], counts[index])

@@ -9,7 +9,7 @@ import typer
 
 from aigc_compress.console import show
 from aigc_compress.errors import OutputError
-from aigc_compress.storage import write_bytes
+from aigc_compress.storage import require_writable, write_bytes
 
 __all__ = ["fetch"]
 
@@ -29,6 +29,7 @@ def fetch(
 
     content = weights_path(name).read_bytes()
     target = output or Path(f"{name}.pt")
+    require_writable(target)
     if target.is_file() and not force and target.read_bytes() != content:
         raise OutputError(f"{target} holds something else; --force overwrites it.")
     write_bytes(target, content)

@@ -64,7 +64,10 @@ def _draw(session: Runner, task: Task, output: Path, count: int, seed: int) -> N
 
     require_writable(output)
     latents = task.feeds(count, seed=seed)["z"]
-    images = [session.run({"z": latents[part]})["image"] for part in batches(count, 100)]
+    outputs = [session.run({"z": latents[part]}) for part in batches(count, 100)]
+    if "image" not in outputs[0]:
+        raise UsageError(f"The model has no output 'image', only {', '.join(outputs[0])}.")
+    images = [each["image"] for each in outputs]
     show(str(save_grid(np.concatenate(images), output)))
 
 
@@ -78,12 +81,14 @@ def _write(
 ) -> None:
     from aigc_compress.models.tasks.rnn import WriteText
     from aigc_compress.models.text import Writer
-    from aigc_compress.storage import write_bytes
+    from aigc_compress.storage import require_writable, write_bytes
 
     assert isinstance(task, WriteText)
+    if output is not None:
+        require_writable(output)
     writer = Writer(session, task).write(prompt, count, **settings)
     if output is None:
-        print(prompt, end="")
+        print(prompt + next(writer), end="", flush=True)  # nothing where the prompt is refused
         for character in writer:
             print(character, end="", flush=True)
         print()

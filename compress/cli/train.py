@@ -81,7 +81,7 @@ def _overrides(pairs: list[str], **flags: Any) -> dict[str, Any]:
     values: dict[str, Any] = {}
     for pair in pairs:
         key, sign, text = pair.partition("=")
-        if not sign:
+        if not sign or not key:
             raise UsageError(f"--set {pair!r} must look like key=value.")
         try:
             values[key] = yaml.safe_load(text)
