@@ -73,7 +73,7 @@ def refuse(run_cli, workplace):
 def run_process(*args, **options):
     """Run the command line as a process of its own."""
     done = subprocess.run(
-        [*CLI, *map(str, args)], capture_output=True, text=True, timeout=120, **options
+        [*CLI, *map(str, args)], capture_output=True, text=True, timeout=600, **options
     )
     return Ending(done.returncode, done.stdout, done.stderr)
 
