@@ -11,10 +11,18 @@ from onnx import ModelProto
 
 from aigc_compress.engines.ort import optimized
 
-__all__ = ["BORDERS", "RECURRENT", "all_nodes", "is_integer", "operators_at_run_time"]
+__all__ = [
+    "BORDERS",
+    "RECURRENT",
+    "STORED_SUFFIX",
+    "all_nodes",
+    "is_integer",
+    "operators_at_run_time",
+]
 
 BORDERS = ("DequantizeLinear", "QuantizeLinear")
 RECURRENT = ("LSTM", "GRU", "RNN")
+STORED_SUFFIX = "_from_int8"  # of the floats made of weights that are stored as INT8
 COSTLY = ("Conv", "ConvTranspose", "Gemm", "MatMul", *RECURRENT)
 NO_KERNEL: Mapping[str, str] = {
     "ConvTranspose": "ONNX Runtime has no integer kernel for it",
@@ -56,8 +64,12 @@ def operators_at_run_time(quantized: ModelProto, before: ModelProto) -> dict[str
 
 
 def _nodes_with_stored_weights(model: ModelProto) -> list[Any]:
-    """Return the ConvTranspose nodes whose weights come out of a DequantizeLinear."""
-    made = {n.output[0] for n in model.graph.node if n.op_type == "DequantizeLinear"}
+    """Return the ConvTranspose nodes whose weights are made of stored INT8 ones."""
+    made = {
+        node.output[0]
+        for node in model.graph.node
+        if node.op_type == "Mul" and node.output[0].endswith(STORED_SUFFIX)
+    }
     return [n for n in model.graph.node if n.op_type == "ConvTranspose" and n.input[1] in made]
 
 
