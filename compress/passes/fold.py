@@ -20,7 +20,7 @@ from .base import Context
 
 __all__ = ["FoldConfig", "FoldPass"]
 
-MOST_GROWTH, SMALL_BYTES = 1.2, 65536
+MOST_GROWTH, SMALL_BYTES = 1.5, 1_000_000
 
 
 class FoldConfig(BaseModel):

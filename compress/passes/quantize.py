@@ -342,4 +342,13 @@ def _through_file(quantize: Callable[..., object], model: ModelProto, **options:
         except Exception as error:  # the tool raises whatever its helpers do
             first = (str(error).strip().splitlines() or [type(error).__name__])[0]
             raise PassError(f"ONNX Runtime's quantization tool failed: {first}") from error
-        return onnx.load(target)
+        return _sorted(onnx.load(target))
+
+
+def _sorted(model: ModelProto) -> ModelProto:
+    """Sort the nodes as ONNX demands: the tool appends new ones, after an If that reads them."""
+    import onnx_ir as ir
+
+    graph = ir.from_proto(model)
+    graph.graph.sort()
+    return ir.to_proto(graph)
