@@ -26,7 +26,6 @@ import subprocess
 import tempfile
 import urllib.error
 import urllib.request
-from collections.abc import Callable
 from importlib import resources
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -36,6 +35,7 @@ from numpy.typing import NDArray
 
 from aigc_compress.errors import InputFileError, NotOnThisMachineError
 from aigc_compress.storage import write_bytes
+from aigc_compress.task import OnStep
 
 __all__ = [
     "CLASSES",
@@ -66,7 +66,6 @@ CALIBRATION_PER_CLASS = 100
 CHAPTER_STRIDE, VALIDATION_CHAPTER, TEST_CHAPTER = 20, 9, 19
 
 Split = Literal["train", "validation", "test"]
-OnStep = Callable[[int, int], None]
 
 # SHA-256 of the four files of Fashion-MNIST as its authors publish them.
 FILES = {
