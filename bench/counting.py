@@ -16,7 +16,7 @@ from aigc_compress.errors import PassError
 from aigc_compress.passes.operators import is_integer
 from aigc_compress.task import Feeds
 
-__all__ = ["NodeCost", "count_costs", "total_cost"]
+__all__ = ["NodeCost", "count_costs", "count_graph", "total_cost"]
 
 Shape = tuple[int, ...]
 GATES = {"LSTM": 4, "DynamicQuantizeLSTM": 4, "GRU": 3, "RNN": 1}
@@ -46,13 +46,22 @@ class NodeCost:
 def count_costs(model: ModelProto, feeds: Feeds) -> list[NodeCost]:
     """Return the cost of every node that ONNX Runtime runs; graphs inside If and Loop are left out.
 
-    The graph is optimized first, as a session would (Q/DQ become integer operators then). Shapes
-    are not inferred but seen: it is run once with every tensor as an output.
+    The graph is optimized first, as a session would (Q/DQ become integer operators then).
 
     Raises:
         PassError: the graph does not run on these feeds.
     """
-    model = optimized(model)
+    return count_graph(optimized(model), feeds)
+
+
+def count_graph(model: ModelProto, feeds: Feeds) -> list[NodeCost]:
+    """Return the cost of every node of a graph as it stands.
+
+    Shapes are not inferred but seen: it is run once with every tensor as an output.
+
+    Raises:
+        PassError: the graph does not run on these feeds.
+    """
     seen = _observe(model, feeds)
     constants = {each.name: each for each in model.graph.initializer}
     sizes = {name: math.prod(shape) * width for name, (shape, width) in seen.items()}

@@ -2,35 +2,39 @@
 
 from __future__ import annotations
 
-import json
-import subprocess
-import sys
 import tempfile
-from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
+import time
+from collections.abc import Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
-from aigc_compress.errors import AigcCompressError, NotOnThisMachineError, PassError, UsageError
+from aigc_compress.errors import UsageError
 from aigc_compress.task import Feeds, OnStep
 
-__all__ = ["Contestant", "LatencyPlan", "Timing", "measure_latency"]
+from .client import start_worker
+from .statistics import RatioInterval, ratio_of_medians
+from .stopping import LEAST_PROCESSES, Reason, Stopping
+from .timing import ProcessRecord, Timing
 
-STEADY_SHARE = 0.03
-WARMUP_LIMIT = 10  # times the least warm-up, then it goes on unsteady
-MOST_CALLS = 1000
+__all__ = ["Contest", "Contestant", "LatencyPlan", "Timing", "measure_latency", "run_contest"]
+
+LEAST_BLOCKS = 2
 
 
 @dataclass(frozen=True)
 class Contestant:
-    """A file that takes part, and the engine that runs it."""
+    """A file that takes part, and the engine that runs it.
+
+    The first contestant is the baseline. One that `decides` keeps the measurement going until it
+    has a verdict; an A/A control does not.
+    """
 
     path: Path
     engine: str = "ort"
+    decides: bool = True
 
 
 @dataclass(frozen=True)
@@ -39,47 +43,64 @@ class LatencyPlan:
 
     Attributes:
         threads: intra-op threads of each engine; inter-op is 1.
-        processes: fresh worker processes per contestant, one after the other.
+        processes: fresh worker processes per contestant, one after the other, at most.
         blocks: blocks of calls per process.
         block_ms: aimed length of a block, in milliseconds.
         warmup_ms: least time of calls before the first block, in milliseconds.
         gap_ms: idle time before each timed call, in milliseconds, as an edge app has it.
-        seed: of the order of blocks.
+        callers: threads that call one session at once; with more than one, throughput is measured:
+            a block counts as its wall time over its calls.
+        max_seconds: time after which no further process starts and no process gets more than two
+            blocks; three processes run in any case. None: no limit.
+        stops_early: whether it ends once every verdict is clear (see `stopping`).
+        cores: CPU cores that workers are bound to where the system allows; none: not bound.
+        seed: of the order of blocks, and of statistics.
     """
 
     threads: int = 1
-    processes: int = 5
-    blocks: int = 10
+    processes: int = 8
+    blocks: int = 8
     block_ms: float = 30.0
     warmup_ms: float = 100.0
     gap_ms: float = 0.0
+    callers: int = 1
+    max_seconds: float | None = None
+    stops_early: bool = True
+    cores: tuple[int, ...] = ()
     seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.callers > 1 and self.gap_ms:
+            raise UsageError("Throughput (several callers) has no gaps: drop one of the two.")
+
+    @property
+    def stopping(self) -> Stopping:
+        """Return when it may end, which also sets the confidence of its intervals."""
+        return Stopping(self.processes if self.stops_early else LEAST_PROCESSES)
 
 
 @dataclass(frozen=True)
-class Timing:
-    """What one contestant took.
+class Contest:
+    """What a measurement gave.
 
     Attributes:
-        blocks_ms: median milliseconds per call of each block, float64 (processes, blocks).
-        calls_ms: milliseconds of every timed call, float64 (calls,).
-        load_ms: session creation, median over processes.
-        first_ms: first call, median over processes.
-        warmup_calls: calls before the first block, median over processes.
-        peak_bytes: peak resident memory of a worker, median over processes.
+        timings: of every contestant, in order.
+        reason: why it ended.
+        confidence: of its intervals.
+        seed: of the statistics.
     """
 
-    blocks_ms: NDArray[np.float64]
-    calls_ms: NDArray[np.float64]
-    load_ms: float
-    first_ms: float
-    warmup_calls: int
-    peak_bytes: int
+    timings: tuple[Timing, ...]
+    reason: Reason
+    confidence: float
+    seed: int = 0
 
-    @property
-    def median_ms(self) -> float:
-        """Return the median over all blocks, in milliseconds per call."""
-        return float(np.median(self.blocks_ms))
+    def speedup(self, index: int) -> RatioInterval:
+        """Return how many times faster a contestant is than the first one."""
+        baseline, candidate = self.timings[0], self.timings[index]
+        return ratio_of_medians(
+            baseline.blocks_ms, candidate.blocks_ms, seed=self.seed, confidence=self.confidence
+        )
 
 
 def measure_latency(
@@ -89,144 +110,98 @@ def measure_latency(
     *,
     on_step: OnStep | None = None,
 ) -> list[Timing]:
+    """Time every contestant as `run_contest` does, and return the timings alone."""
+    return list(run_contest(contestants, feeds, plan, on_step=on_step).timings)
+
+
+def run_contest(
+    contestants: Sequence[Contestant],
+    feeds: Feeds,
+    plan: LatencyPlan,
+    *,
+    on_step: OnStep | None = None,
+) -> Contest:
     """Time every contestant on the same feeds, in rounds of one block each in random order.
 
     Raises:
         AigcCompressError: a worker could not load or run its model; its message is passed on.
     """
-    rng = np.random.default_rng(plan.seed)
-    records = [_Record() for _ in contestants]
-    total = plan.processes * plan.blocks
+    records: list[list[ProcessRecord]] = [[] for _ in contestants]
+    clock = _Clock(plan)
+    reason: Reason = "all processes"
     with tempfile.TemporaryDirectory() as folder:
         feed_file = Path(folder) / "feeds.npz"
         np.savez(feed_file, *feeds.values())  # by position: an input may be named `file`
         for process in range(plan.processes):
-            with ExitStack() as stack:
-                workers = [
-                    stack.enter_context(_worker(each, feed_file, list(feeds), plan))
-                    for each in contestants
-                ]
-                sizes = [worker.warm_up(plan.warmup_ms, plan.block_ms) for worker in workers]
-                for record, worker in zip(records, workers, strict=True):
-                    record.begin(worker)
-                for block in range(plan.blocks):
-                    for index in rng.permutation(len(workers)):
-                        records[index].add(workers[index].run(sizes[index]))
-                    if on_step:
-                        on_step(process * plan.blocks + block + 1, total)
-                for record, worker in zip(records, workers, strict=True):
-                    record.peaks.append(worker.peak_bytes)
-    return [record.timing() for record in records]
+            found = _run_round(contestants, (feed_file, list(feeds)), plan, clock, process)
+            for record, new in zip(records, found, strict=True):
+                record.append(new)
+            if on_step:
+                on_step(process + 1, plan.processes)
+            if process + 1 == plan.processes:
+                break
+            if plan.stops_early and _is_clear(contestants, records, plan):
+                reason = "verdict clear"
+                break
+            if clock.is_over(process + 1):
+                reason = "out of time"
+                break
+    if on_step and reason != "all processes":
+        on_step(plan.processes, plan.processes)
+    timings = tuple(Timing(tuple(each), plan.callers > 1) for each in records)
+    return Contest(timings, reason, plan.stopping.confidence(reason), plan.seed)
 
 
-@dataclass
-class _Record:
-    """What was noted about one contestant so far."""
-
-    blocks: list[list[float]] = field(default_factory=list)
-    calls_ns: list[int] = field(default_factory=list)
-    opened: list[tuple[float, float, int]] = field(default_factory=list)
-    peaks: list[int] = field(default_factory=list)
-
-    def begin(self, worker: _Worker) -> None:
-        """Note a new process."""
-        self.blocks.append([])
-        self.opened.append((worker.load_ms, worker.first_ms, worker.warmup_calls))
-
-    def add(self, spent_ns: list[int]) -> None:
-        """Note a block."""
-        self.calls_ns += spent_ns
-        self.blocks[-1].append(float(np.median(spent_ns)) / 1e6)
-
-    def timing(self) -> Timing:
-        """Return the summary."""
-        load, first, warmup = np.median(np.array(self.opened, dtype=np.float64), axis=0)
-        peak = int(np.median(self.peaks))
-        blocks, calls = np.array(self.blocks), np.array(self.calls_ns) / 1e6
-        return Timing(blocks, calls, float(load), float(first), int(warmup), peak)
+def _is_clear(
+    contestants: Sequence[Contestant],
+    records: Sequence[Sequence[ProcessRecord]],
+    plan: LatencyPlan,
+) -> bool:
+    timings = [Timing(tuple(each), plan.callers > 1) for each in records]
+    deciding = [
+        timing.blocks_ms
+        for contestant, timing in zip(contestants[1:], timings[1:], strict=True)
+        if contestant.decides
+    ]
+    return plan.stopping.is_clear(timings[0].blocks_ms, deciding, seed=plan.seed)
 
 
-class _Worker:
-    """The parent's end of a worker process."""
-
-    def __init__(self, process: subprocess.Popen[str], request: dict[str, Any]) -> None:
-        self._process = process
-        self._gap_ms: float = request.pop("gap_ms")
-        self.warmup_calls = 0
-        self.peak_bytes = 0
-        answer = self._ask(request)
-        self.load_ms: float = answer["load_ms"]
-        self.first_ms: float = answer["first_ms"]
-
-    def run(self, calls: int) -> list[int]:
-        """Return the nanoseconds of each of `calls` calls."""
-        answer = self._ask({"calls": calls, "gap_ms": self._gap_ms})
-        self.peak_bytes = int(answer["peak_bytes"])
-        return list(answer["ns"])
-
-    def warm_up(self, warmup_ms: float, block_ms: float) -> int:
-        """Call for `warmup_ms` and until steady; return how many calls fill a block (at least 3).
-
-        Steady means that two batches of calls in a row differ by less than 3 % in their medians.
-        """
-        spent, size, before = 0.0, 1, float("inf")
-        while True:
-            times = self.run(size)
-            spent += sum(times) / 1e6
-            self.warmup_calls += size
-            median = float(np.median(times)) / 1e6
-            is_steady = abs(median - before) < STEADY_SHARE * median
-            size, before = max(3, min(MOST_CALLS, int(block_ms / median))), median
-            if (spent >= warmup_ms and is_steady) or spent >= WARMUP_LIMIT * warmup_ms:
-                return size
-
-    def _ask(self, request: dict[str, Any]) -> dict[str, Any]:
-        assert self._process.stdin is not None
-        assert self._process.stdout is not None
-        try:
-            self._process.stdin.write(json.dumps(request) + "\n")
-            self._process.stdin.flush()
-            line = self._process.stdout.readline()
-        except BrokenPipeError:
-            line = ""
-        if not line:
-            code = self._process.wait()
-            raise PassError(f"A timing process died (exit code {code}) while running the model.")
-        answer: dict[str, Any] = json.loads(line)
-        if "error" in answer:
-            raise _as_error(answer["error"], answer["exit_code"])
-        return answer
+def _run_round(
+    contestants: Sequence[Contestant],
+    feeds: tuple[Path, list[str]],
+    plan: LatencyPlan,
+    clock: _Clock,
+    process: int,
+) -> list[ProcessRecord]:
+    """Give every contestant a fresh process and its blocks; libraries load side by side."""
+    rng = np.random.default_rng([plan.seed, process])
+    with ExitStack() as stack:
+        workers = [stack.enter_context(start_worker()) for _ in contestants]
+        for contestant, worker in zip(contestants, workers, strict=True):
+            worker.open(contestant, feeds, plan)
+        for worker in workers:
+            worker.warm_up()
+        for block in range(plan.blocks):
+            for index in rng.permutation(len(workers)):
+                workers[index].time_block()
+            if clock.cuts_blocks(process, block + 1):
+                break
+        return [worker.record for worker in workers]
 
 
-@contextmanager
-def _worker(
-    contestant: Contestant, feed_file: Path, inputs: list[str], plan: LatencyPlan
-) -> Iterator[_Worker]:
-    process = subprocess.Popen(
-        [sys.executable, "-m", "aigc_compress.bench.worker"],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL,
-        text=True,
-    )
-    request = {
-        "path": str(contestant.path),
-        "engine": contestant.engine,
-        "threads": plan.threads,
-        "feeds": str(feed_file),
-        "inputs": inputs,
-        "gap_ms": plan.gap_ms,
-    }
-    try:
-        yield _Worker(process, request)
-    finally:
-        process.kill()
-        process.wait()
-        for pipe in (process.stdin, process.stdout):
-            if pipe is not None:
-                pipe.close()
+class _Clock:
+    """The time that is left of a plan's `max_seconds`."""
 
+    def __init__(self, plan: LatencyPlan) -> None:
+        self._limit = float("inf") if plan.max_seconds is None else plan.max_seconds
+        self._start = time.monotonic()
 
-def _as_error(message: str, exit_code: int) -> AigcCompressError:
-    kinds = {2: UsageError, 3: NotOnThisMachineError}
-    return kinds.get(exit_code, PassError)(message)
+    def is_over(self, processes: int) -> bool:
+        """Whether a further process, as long as the mean one so far, would end too late."""
+        spent = time.monotonic() - self._start
+        return processes >= LEAST_PROCESSES and spent * (1 + 1 / processes) > self._limit
+
+    def cuts_blocks(self, process: int, blocks: int) -> bool:
+        """Whether a process ends here: its share of the time (a third at least) is used up."""
+        share = self._limit * min(1.0, (process + 1) / LEAST_PROCESSES)
+        return blocks >= LEAST_BLOCKS and time.monotonic() - self._start > share

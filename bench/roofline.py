@@ -1,7 +1,10 @@
 """The limit that this machine sets: peak multiply-accumulates and bandwidth (Williams et al. 2009).
 
-Peaks are measured, not read from a data sheet, with the engine's own matrix products, and cached
-under the machine's fingerprint. A model cannot finish before its MACs are done at the peak, nor
+Peaks are measured, not read from a data sheet, with the engine's own kernels, and cached under the
+machine's fingerprint. Which kernel comes nearest to the arithmetic peak depends on how its operands
+fit the caches and registers: blocked convolutions run faster here than any square product of
+matrices. So products of several shapes and convolutions like those of a ResNet are timed, and the
+best of all is the peak. A model cannot finish before its MACs are done at the peak, nor
 before its weights are read once at the bandwidth of the memory level that they fit into:
 
     limit = max(float MACs / float peak + integer MACs / integer peak, bytes / bandwidth)
@@ -14,13 +17,14 @@ import hashlib
 import json
 import os
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from onnx import TensorProto, helper, numpy_helper
+from numpy.typing import NDArray
+from onnx import NodeProto, TensorProto, ValueInfoProto, helper, numpy_helper
 
 from aigc_compress.artifact import Artifact
 from aigc_compress.engines.ort import OrtSession
@@ -31,7 +35,21 @@ from .trust import Watch
 
 __all__ = ["Limit", "Peaks", "limit_of", "load_peaks", "measure_peaks"]
 
-SIDES = (128, 256, 512, 1024)
+PEAKS_VERSION = 2  # of the set of kernels below; part of the cache's key
+# Products (batch, m, k, n): squares, those of unrolled 3x3 convolutions, small ones in a batch
+# whose operands stay in the cache.
+PRODUCTS = (
+    (1, 128, 128, 128),
+    (1, 256, 256, 256),
+    (1, 512, 512, 512),
+    (1, 1024, 1024, 1024),
+    (1, 196, 1152, 128),
+    (1, 784, 1152, 128),
+    (1, 784, 576, 64),
+    (1, 48, 256, 1024),
+    (32, 48, 128, 64),
+)
+CONVOLUTIONS = ((32, 28), (64, 14), (64, 28), (128, 7), (128, 14), (128, 28))  # channels, side
 WORKING_SETS = tuple(1 << power for power in range(16, 28))  # 64 KiB to 128 MiB
 ROUND_SECONDS = 0.08
 ROUNDS = 3
@@ -69,17 +87,30 @@ class Limit:
         return self.milliseconds / measured_ms
 
 
-def limit_of(cost: Mapping[str, int], peaks: Peaks, *, threads: int = 1) -> Limit:
-    """Return the roofline limit of a model's total cost (see `counting.total_cost`).
+def limit_of(
+    cost: Mapping[str, int],
+    peaks: Peaks,
+    *,
+    threads: int = 1,
+    working_set_bytes: int | None = None,
+) -> Limit:
+    """Return the roofline limit of a cost (see `counting.total_cost`).
 
     More threads multiply the compute peak; the bandwidth stays that of one thread's working set,
     so with several threads the limit of a weight-bound model is on the high side.
+
+    Args:
+        cost: MACs, integer ones among them, and bytes of weights.
+        peaks: what the machine can do.
+        threads: threads that share the arithmetic.
+        working_set_bytes: what a call reads in all, where `cost` is a part of it; it decides which
+            memory the weights come from. None takes the weights of `cost`.
     """
     floats = cost["macs"] - cost["integer_macs"]
     compute = floats / peaks.float_macs + cost["integer_macs"] / peaks.integer_macs
     compute /= threads
     weights = cost["weight_bytes"]
-    memory = weights / peaks.bandwidth(weights) if weights else 0.0
+    memory = weights / peaks.bandwidth(working_set_bytes or weights) if weights else 0.0
     bound = "compute" if compute >= memory else "weights"
     return Limit(1e3 * max(compute, memory), bound)
 
@@ -105,19 +136,34 @@ def load_peaks() -> Peaks:
 
 
 def measure_peaks() -> Peaks:
-    """Measure the peaks of one thread: the best of several sizes and rounds."""
+    """Measure the peaks of one thread: the best of all kernels and rounds."""
     return Peaks(
-        float_macs=max(_macs_per_second(side, is_integer=False) for side in SIDES),
-        integer_macs=max(_macs_per_second(side, is_integer=True) for side in SIDES),
+        float_macs=max(_macs_per_second(kernel) for kernel in _kernels(is_integer=False)),
+        integer_macs=max(_macs_per_second(kernel) for kernel in _kernels(is_integer=True)),
         bandwidths=tuple((size, _bytes_per_second(size)) for size in WORKING_SETS),
     )
 
 
-def _macs_per_second(side: int, *, is_integer: bool) -> float:
-    session = OrtSession(_product(side, is_integer=is_integer), threads=1)
-    dtype = np.uint8 if is_integer else np.float32
-    feeds = {"x": np.ones((side, side), dtype)}
-    return side**3 / _best_seconds(lambda: session.run(feeds))
+@dataclass(frozen=True)
+class _Kernel:
+    """A graph of one operator on input `x`, and the MACs of one call."""
+
+    graph: Artifact
+    x: NDArray[Any]
+    macs: int
+
+
+def _kernels(*, is_integer: bool) -> Iterator[_Kernel]:
+    for shape in PRODUCTS:
+        yield _product(*shape, is_integer=is_integer)
+    for channels, side in CONVOLUTIONS:
+        yield _convolution(channels, side, is_integer=is_integer)
+
+
+def _macs_per_second(kernel: _Kernel) -> float:
+    session = OrtSession(kernel.graph, threads=1)
+    feeds = {"x": kernel.x}
+    return kernel.macs / _best_seconds(lambda: session.run(feeds))
 
 
 def _bytes_per_second(size: int) -> float:
@@ -138,18 +184,46 @@ def _best_seconds(call: Callable[[], Any]) -> float:
     return best
 
 
-def _product(side: int, *, is_integer: bool) -> Artifact:
-    """Return the graph y = x w of square matrices, FP32 or u8 x s8 -> s32."""
-    weights = np.ones((side, side), np.int8 if is_integer else np.float32)
+def _product(batch: int, m: int, k: int, n: int, *, is_integer: bool) -> _Kernel:
+    """Return y = x w with x (batch, m, k) and w (k, n), FP32 or u8 x s8 -> s32."""
+    shape = [batch, m, k] if batch > 1 else [m, k]
+    x = np.ones(shape, np.uint8 if is_integer else np.float32)
+    w = np.ones((k, n), np.int8 if is_integer else np.float32)
     op = "MatMulInteger" if is_integer else "MatMul"
-    x_type = TensorProto.UINT8 if is_integer else TensorProto.FLOAT
     y_type = TensorProto.INT32 if is_integer else TensorProto.FLOAT
+    node = helper.make_node(op, ["x", "w"], ["y"])
+    y = helper.make_tensor_value_info("y", y_type, [*shape[:-1], n])
+    return _Kernel(_graph(node, x, y, {"w": w}), x, batch * m * k * n)
+
+
+def _convolution(channels: int, side: int, *, is_integer: bool) -> _Kernel:
+    """Return a padded 3x3 Conv of x (1, channels, side, side), FP32 or u8 x s8 -> u8."""
+    shape = [1, channels, side, side]
+    dtype, w_dtype = (np.uint8, np.int8) if is_integer else (np.float32, np.float32)
+    x, w = np.ones(shape, dtype), np.ones((channels, channels, 3, 3), w_dtype)
+    constants: dict[str, NDArray[Any]] = {"w": w}
+    op, inputs = "Conv", ["x", "w"]
+    if is_integer:
+        op = "QLinearConv"
+        inputs = ["x", "scale", "x_zero", "w", "scale", "w_zero", "scale", "x_zero"]
+        constants |= {"scale": np.array(0.1, np.float32)}
+        constants |= {"x_zero": np.array(0, np.uint8), "w_zero": np.array(0, np.int8)}
+    node = helper.make_node(op, inputs, ["y"], pads=[1, 1, 1, 1])
+    y_type = TensorProto.UINT8 if is_integer else TensorProto.FLOAT
+    y = helper.make_tensor_value_info("y", y_type, shape)
+    return _Kernel(_graph(node, x, y, constants), x, side**2 * channels**2 * 9)
+
+
+def _graph(
+    node: NodeProto, x: NDArray[Any], y: ValueInfoProto, constants: Mapping[str, NDArray[Any]]
+) -> Artifact:
+    x_type = helper.np_dtype_to_tensor_dtype(x.dtype)
     graph = helper.make_graph(
-        [helper.make_node(op, ["x", "w"], ["y"])],
-        "product",
-        [helper.make_tensor_value_info("x", x_type, [side, side])],
-        [helper.make_tensor_value_info("y", y_type, [side, side])],
-        [numpy_helper.from_array(weights, "w")],
+        [node],
+        node.op_type,
+        [helper.make_tensor_value_info("x", x_type, x.shape)],
+        [y],
+        [numpy_helper.from_array(array, name) for name, array in constants.items()],
     )
     opsets = [helper.make_opsetid("", 17)]
     return Artifact("onnx", helper.make_model(graph, opset_imports=opsets, ir_version=8))
@@ -157,7 +231,7 @@ def _product(side: int, *, is_integer: bool) -> Artifact:
 
 def _cache_file() -> Path:
     known = versions()
-    told = [cpu_name(), sorted(cpu_flags()), known["onnxruntime"], known["numpy"]]
+    told = [PEAKS_VERSION, cpu_name(), sorted(cpu_flags()), known["onnxruntime"], known["numpy"]]
     key = hashlib.sha256(json.dumps(told).encode()).hexdigest()[:16]
     base = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache"))
     return base / "aigc-compress" / f"peaks-{key}.json"

@@ -22,13 +22,15 @@ class RatioInterval:
 
     Attributes:
         ratio: median latency of the baseline over that of the candidate.
-        low: lower end of the 95 % confidence interval.
+        low: lower end of the confidence interval.
         high: upper end.
+        confidence: how often such intervals cover the truth, at least.
     """
 
     ratio: float
     low: float
     high: float
+    confidence: float = CONFIDENCE
 
     @property
     def verdict(self) -> Verdict:
@@ -48,7 +50,11 @@ class Percentile:
 
 
 def ratio_of_medians(
-    baseline: NDArray[np.float64], candidate: NDArray[np.float64], *, seed: int = 0
+    baseline: NDArray[np.float64],
+    candidate: NDArray[np.float64],
+    *,
+    seed: int = 0,
+    confidence: float = CONFIDENCE,
 ) -> RatioInterval:
     """Return the ratio of median latencies with a confidence interval.
 
@@ -66,6 +72,7 @@ def ratio_of_medians(
         baseline: milliseconds per call, float64 (processes, blocks).
         candidate: the same of the candidate, same shape.
         seed: of the resampling.
+        confidence: of the interval.
 
     Raises:
         ValueError: the shapes differ, or there is a single block in a single process.
@@ -80,10 +87,11 @@ def ratio_of_medians(
     block = rng.integers(blocks, size=(RESAMPLES, processes, blocks))
     drawn = _log_ratio(baseline[process, block], candidate[process, block], axis=(1, 2))
     count = processes if processes > 1 else blocks
-    t = float(stats.t.ppf(0.5 + CONFIDENCE / 2, count - 1))
+    t = float(stats.t.ppf(0.5 + confidence / 2, count - 1))
     margin = float(drawn.std()) * math.sqrt(count / (count - 1)) * t
     point = float(_log_ratio(baseline, candidate, axis=(0, 1)))
-    return RatioInterval(math.exp(point), math.exp(point - margin), math.exp(point + margin))
+    low, high = math.exp(point - margin), math.exp(point + margin)
+    return RatioInterval(math.exp(point), low, high, confidence)
 
 
 def percentile_interval(samples_ms: NDArray[np.float64], percent: float) -> Percentile:

@@ -1,17 +1,22 @@
 """A fresh process that holds one loaded model and times blocks of calls on request.
 
-It reads one JSON line per request on stdin and answers each with one JSON line on stdout:
-first {"path", "engine", "threads", "feeds", "inputs"} -> {"ready": true, "load_ms", "first_ms"},
-then {"calls": n, "gap_ms": g} -> {"ns": [n whole numbers], "peak_bytes": resident memory}, until
-stdin closes. A failure is answered with {"error": message, "exit_code": code}.
+It says {"started": true} once its libraries are in memory, then reads one JSON line per request on
+stdin and answers each with one JSON line on stdout:
+first {"path", "engine", "threads", "feeds", "inputs", "cores"}
+-> {"load_ms", "first_ms", "cores": allowed CPU cores},
+then {"calls": n, "gap_ms": g, "callers": c}
+-> {"ns": [n whole numbers], "wall_ns", "peak_bytes": resident memory}, until stdin closes.
+A failure is answered with {"error": message, "exit_code": code}.
 """
 
 from __future__ import annotations
 
 import json
+import os
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +26,7 @@ from aigc_compress.engines import get_engine
 from aigc_compress.errors import AigcCompressError, first_line
 from aigc_compress.loading import load_artifact
 
-__all__ = ["main", "peak_resident_bytes", "time_calls"]
+__all__ = ["main", "peak_resident_bytes", "time_calls", "time_together"]
 
 
 def time_calls(call: Callable[[], object], count: int, *, gap_ms: float = 0.0) -> list[int]:
@@ -35,6 +40,20 @@ def time_calls(call: Callable[[], object], count: int, *, gap_ms: float = 0.0) -
         call()
         spent.append(clock() - start)
     return spent
+
+
+def time_together(call: Callable[[], object], count: int, *, callers: int) -> tuple[list[int], int]:
+    """Share `count` calls out among callers that call at once; return their times and the wall's.
+
+    Every caller makes the same number of calls, at least one, so `count` is rounded up.
+    """
+    each = -(-count // callers)
+    with ThreadPoolExecutor(callers) as pool:
+        list(pool.map(lambda _: None, range(callers)))  # threads start before the clock does
+        start = time.perf_counter_ns()
+        lists = list(pool.map(lambda _: time_calls(call, each), range(callers)))
+        wall = time.perf_counter_ns() - start
+    return [spent for times in lists for spent in times], wall
 
 
 def main() -> None:
@@ -51,14 +70,27 @@ def main() -> None:
 
 
 def _serve(answers: Any) -> None:
-    call = _open(json.loads(sys.stdin.readline()), answers)
+    _answer(answers, {"started": True})
+    first = sys.stdin.readline()
+    if not first:
+        return
+    call = _open(json.loads(first), answers)
     for line in sys.stdin:
-        request = json.loads(line)
-        spent = time_calls(call, int(request["calls"]), gap_ms=float(request["gap_ms"]))
-        _answer(answers, {"ns": spent, "peak_bytes": peak_resident_bytes()})
+        _answer(answers, _timed(call, json.loads(line)) | {"peak_bytes": peak_resident_bytes()})
+
+
+def _timed(call: Callable[[], object], request: dict[str, Any]) -> dict[str, Any]:
+    count, callers = int(request["calls"]), int(request["callers"])
+    if callers > 1:
+        spent, wall = time_together(call, count, callers=callers)
+    else:
+        spent = time_calls(call, count, gap_ms=float(request["gap_ms"]))
+        wall = sum(spent)
+    return {"ns": spent, "wall_ns": wall}
 
 
 def _open(request: dict[str, Any], answers: Any) -> Callable[[], object]:
+    cores = _keep_to(request["cores"])
     with np.load(request["feeds"]) as archive:
         feeds = {name: archive[f"arr_{i}"] for i, name in enumerate(request["inputs"])}
     artifact = load_artifact(Path(request["path"]))
@@ -71,9 +103,18 @@ def _open(request: dict[str, Any], answers: Any) -> Callable[[], object]:
 
     call()
     first = time.perf_counter_ns()
-    told = {"ready": True, "load_ms": (loaded - start) / 1e6, "first_ms": (first - loaded) / 1e6}
+    told = {"load_ms": (loaded - start) / 1e6, "first_ms": (first - loaded) / 1e6, "cores": cores}
     _answer(answers, told)
     return call
+
+
+def _keep_to(cores: Sequence[int]) -> list[int]:
+    """Bind this process to CPU cores where the system can; return those it may use."""
+    if not hasattr(os, "sched_setaffinity"):
+        return []
+    if cores:
+        os.sched_setaffinity(0, cores)
+    return sorted(os.sched_getaffinity(0))
 
 
 def peak_resident_bytes() -> int:

@@ -5,12 +5,14 @@ from __future__ import annotations
 import os
 import tempfile
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from aigc_compress.bench.latency import Contestant, LatencyPlan, Timing, measure_latency
-from aigc_compress.bench.statistics import RatioInterval, ratio_of_medians
+from aigc_compress.bench.latency import Contestant, LatencyPlan, run_contest
+from aigc_compress.bench.meter import QuickMeter
+from aigc_compress.bench.statistics import RatioInterval
+from aigc_compress.bench.timing import Timing
 
 from .artifact import Artifact, Step, graph_tensors, save_onnx
 from .budget import Budget, Judgement, judge_quality
@@ -84,11 +86,7 @@ class QuantizeResult:
         baseline, candidate = self.timings
         return {
             "verdict": self.speedup.verdict,
-            "speedup": {
-                "ratio": self.speedup.ratio,
-                "low": self.speedup.low,
-                "high": self.speedup.high,
-            },
+            "speedup": asdict(self.speedup),
             "latency_ms": {"before": baseline.median_ms, "after": candidate.median_ms},
             "threads": self.threads,
             "quality": self.judgement.document(),
@@ -159,7 +157,12 @@ def quantize(
     artifact = load_artifact(source)
     workload = make_workload(artifact, options.feeds)
     baseline = to_onnx(artifact, workload, seed=options.seed)
-    context = Context(workload.check_feeds(), workload.calibration(seed=options.seed), options.seed)
+    context = Context(
+        workload.check_feeds(),
+        workload.calibration(seed=options.seed),
+        options.seed,
+        meter=QuickMeter(threads=options.plan.threads, seed=options.seed),
+    )
     settings = {"mode": options.mode, "reduce_range": not has_vnni()}
     recipe = load_recipe("int8").with_config("quantize", settings)
     candidate = run_recipe(baseline, recipe, context)
@@ -180,7 +183,7 @@ def _measure_and_save(
         files = [Path(folder) / "fp32.onnx", Path(folder) / "int8.onnx"]
         for each, path in zip((baseline, candidate), files, strict=True):
             save_onnx(each, path)
-        timings = measure_latency(
+        contest = run_contest(
             [Contestant(path) for path in files], feeds, options.plan, on_step=on_step
         )
         sizes = tuple(path.stat().st_size for path in files)
@@ -196,8 +199,8 @@ def _measure_and_save(
     result = QuantizeResult(
         candidate,
         output,
-        ratio_of_medians(timings[0].blocks_ms, timings[1].blocks_ms, seed=options.seed),
-        (timings[0], timings[1]),
+        contest.speedup(1),
+        (contest.timings[0], contest.timings[1]),
         judgement,
         (sizes[0], sizes[1]),
         (*workload.calibration_notes, *workload.notes, *_given_up(candidate)),
@@ -229,8 +232,11 @@ def judge(
     budget: Budget | None,
     seed: int,
     on_step: OnStep | None = None,
+    with_exhibit: bool = False,
 ) -> list[Judgement]:
     """Measure the quality of runners; the first is the baseline of the others.
+
+    With `with_exhibit`, each judgement also holds what its runner makes, where it can be shown.
 
     Raises:
         UsageError: a drop is allowed in a metric that a model without a task does not have.
@@ -242,4 +248,10 @@ def judge(
         for runner in runners
     ]
     baseline = qualities[0] if workload.has_baseline_quality else None
-    return [judge_quality(quality, baseline, budget) for quality in qualities]
+    judgements = [judge_quality(quality, baseline, budget) for quality in qualities]
+    if not with_exhibit:
+        return judgements
+    return [
+        replace(judgement, exhibit=workload.exhibit(runner, seed=seed))
+        for judgement, runner in zip(judgements, runners, strict=True)
+    ]

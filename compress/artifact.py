@@ -23,6 +23,7 @@ __all__ = [
     "Step",
     "TensorSpec",
     "graph_tensors",
+    "model_files",
     "read_onnx",
     "save_onnx",
     "size_on_disk",
@@ -152,17 +153,21 @@ def graph_tensors(model: ModelProto) -> tuple[tuple[TensorSpec, ...], tuple[Tens
 
 def size_on_disk(path: Path) -> int:
     """Return the bytes of a model file and of the external data files that it names."""
-    size = path.stat().st_size
+    return sum(each.stat().st_size for each in model_files(path))
+
+
+def model_files(path: Path) -> list[Path]:
+    """Return a model file and the external data files that it names."""
     if path.suffix != ".onnx":
-        return size
+        return [path]
     import onnx
     from onnx.external_data_helper import ExternalDataInfo, uses_external_data
 
     graph = onnx.load(path, load_external_data=False).graph
-    files = {
+    names = {
         ExternalDataInfo(each).location for each in graph.initializer if uses_external_data(each)
     }
-    return size + sum((path.parent / name).stat().st_size for name in files)
+    return [path, *(path.parent / name for name in sorted(names))]
 
 
 def _tensor_spec(value: Any) -> TensorSpec:

@@ -2,27 +2,32 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import tempfile
+import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import product
 from pathlib import Path
+from typing import Any
 
 from aigc_compress.bench.counting import count_costs, total_cost
-from aigc_compress.bench.latency import Contestant, LatencyPlan, measure_latency
+from aigc_compress.bench.latency import Contestant, LatencyPlan, run_contest
+from aigc_compress.bench.profile import profile_layers
 from aigc_compress.bench.roofline import limit_of, load_peaks
-from aigc_compress.bench.statistics import ratio_of_medians
-from aigc_compress.bench.trust import Watch
+from aigc_compress.bench.trust import Watch, read_surroundings
 from aigc_compress.models import REFERENCES
 
 from .api import QuantizeOptions, judge, quantize, to_onnx
-from .artifact import Artifact, graph_tensors, save_onnx, size_on_disk
-from .bench_result import BenchOptions, BenchResult, Row
+from .artifact import Artifact, graph_tensors, model_files, save_onnx
+from .bench_result import BenchOptions, BenchResult, FileFacts, Row
 from .budget import Judgement
 from .engines import check_feeds, get_engine
 from .errors import AigcCompressError, UsageError
 from .loading import load_artifact, resolve_source
+from .machine import describe_machine
+from .storage import digest_file
 from .task import Feeds, OnStep
 from .workload import Workload, make_workload
 
@@ -83,7 +88,7 @@ def bench_models(
     options = options or BenchOptions()
     for name in options.engines:
         get_engine(name)
-    watch = Watch()
+    watch, surroundings = Watch(), read_surroundings()
     with tempfile.TemporaryDirectory() as folder:
         work = Path(folder)
         entries, workloads = _open(_named_paths(sources, options, work), options, work)
@@ -91,14 +96,29 @@ def bench_models(
             (workloads[key], _runs(group, options)) for key, group in _groups(entries).items()
         ]
         rows: list[Row] = []
+        digests: list[str] = []
         for workload, runs in contests:
-            rows += _measure(runs, workload, options, on_step)
+            sizes = _sizes(runs, workload, options)
+            digests += [_digest(feeds) for feeds in sizes.values()]
+            rows += _measure(runs, workload, sizes, options, on_step)
     trust = watch.stop()
     if trust.complaint and options.is_strict:
         raise AigcCompressError(f"The machine was not quiet: {trust.complaint}.")
     notes = [note for workload, _ in contests for note in workload.notes]
     notes += _skipped(entries, options)
-    return BenchResult(tuple(rows), options, tuple(dict.fromkeys(notes)), trust)
+    return BenchResult(
+        tuple(rows),
+        options,
+        tuple(dict.fromkeys(notes)),
+        trust,
+        machine={
+            **describe_machine(),
+            **surroundings,
+            "load_average_after": read_surroundings()["load_average"],
+        },
+        peaks=load_peaks() if any(row.limit for row in rows) else None,
+        feeds_sha256=tuple(digests),
+    )
 
 
 def workspace_sources(folder: Path) -> list[Path]:
@@ -207,10 +227,10 @@ def _skipped(entries: Sequence[_Entry], options: BenchOptions) -> list[str]:
     ]
 
 
-def _measure(
-    runs: list[_Run], workload: Workload, options: BenchOptions, on_step: OnStep | None
-) -> list[Row]:
-    """Measure quality once, on the files and engines that are then timed at every size."""
+def _sizes(
+    runs: list[_Run], workload: Workload, options: BenchOptions
+) -> dict[tuple[int, int], Feeds]:
+    """Return the feeds of a timed call by batch and length, checked against every model."""
     sizes = {
         (batch, length): workload.timing_feeds(batch=batch, length=length, seed=options.seed)
         for batch, length in product(options.batches, options.lengths)
@@ -218,6 +238,26 @@ def _measure(
     for feeds in sizes.values():
         for run in runs:
             check_feeds(feeds, graph_tensors(run.entry.graph.payload)[0])
+    return sizes
+
+
+def _digest(feeds: Feeds) -> str:
+    """Return the SHA-256 of feeds: names, dtypes, shapes and values, in order."""
+    digest = hashlib.sha256()
+    for name, value in feeds.items():
+        digest.update(f"{name} {value.dtype} {value.shape}".encode())
+        digest.update(value.tobytes())
+    return digest.hexdigest()
+
+
+def _measure(
+    runs: list[_Run],
+    workload: Workload,
+    sizes: Mapping[tuple[int, int], Feeds],
+    options: BenchOptions,
+    on_step: OnStep | None,
+) -> list[Row]:
+    """Measure quality once, on the files and engines that are then timed at every size."""
     judgements = _judgements(runs, workload, options, on_step)
     rows = []
     for (batch, length), feeds in sizes.items():
@@ -234,26 +274,61 @@ def _time(
 ) -> list[Row]:
     """Time all runs; the baseline takes part twice, as its own control."""
     contestants = [Contestant(run.path, run.engine) for run in runs]
-    *timings, control = measure_latency(
-        [*contestants, contestants[0]], feeds, options.plan, on_step=on_step
-    )
+    control = replace(contestants[0], decides=False)
+    contest = run_contest([*contestants, control], feeds, options.plan, on_step=on_step)
     rows = []
-    for run, timing in zip(runs, timings, strict=True):
-        is_baseline = run is runs[0]
-        against = control if is_baseline else timing
-        speedup = ratio_of_medians(timings[0].blocks_ms, against.blocks_ms, seed=options.seed)
-        size = size_on_disk(run.path)
-        row = Row(run.entry.name, run.engine, 1, 1, is_baseline, size, timing, speedup, None)
-        rows.append(_with_limit(row, run.entry, feeds, options.plan))
+    for index, run in enumerate(runs):
+        is_baseline = index == 0
+        row = Row(
+            run.entry.name,
+            run.engine,
+            batch=1,
+            length=1,
+            is_baseline=is_baseline,
+            file=_facts(run.path),
+            timing=contest.timings[index],
+            speedup=contest.speedup(-1 if is_baseline else index),
+            control=contest.timings[-1] if is_baseline else None,
+            ended=contest.reason,
+            operators=_operators(run.artifact),
+        )
+        rows.append(_with_costs(row, run.entry, feeds, options))
     return rows
 
 
-def _with_limit(row: Row, entry: _Entry, feeds: Feeds, plan: LatencyPlan) -> Row:
-    """Add MACs, bytes and the machine's limit to a row that was timed on ONNX Runtime."""
+def _facts(path: Path) -> FileFacts:
+    files = model_files(path)
+    sizes = [each.stat().st_size for each in files]
+    return FileFacts(sum(sizes), sum(map(_gzip_bytes, files)), digest_file(path))
+
+
+def _gzip_bytes(path: Path) -> int:
+    """Return a file's size after gzip (level 6, as a download would be), read piece by piece."""
+    packer = zlib.compressobj(level=6, wbits=31)
+    size = 0
+    with path.open("rb") as file:
+        while piece := file.read(1 << 20):
+            size += len(packer.compress(piece))
+    return size + len(packer.flush())
+
+
+def _operators(artifact: Artifact) -> Mapping[str, Any] | None:
+    """Return what the quantize pass told about operators, if it was one of the steps."""
+    told = [step.numbers.get("operators") for step in artifact.history if step.name == "quantize"]
+    return told[-1] if told else None
+
+
+def _with_costs(row: Row, entry: _Entry, feeds: Feeds, options: BenchOptions) -> Row:
+    """Add MACs, bytes, the machine's limit and the layers to a row timed on ONNX Runtime."""
     if row.engine != "ort":
         return row
-    cost = total_cost(count_costs(entry.graph.payload, feeds))
-    return replace(row, cost=cost, limit=limit_of(cost, load_peaks(), threads=plan.threads))
+    threads, model = options.plan.threads, entry.graph.payload
+    cost = total_cost(count_costs(model, feeds))
+    row = replace(row, cost=cost, limit=limit_of(cost, load_peaks(), threads=threads))
+    if not options.profiles_layers:
+        return row
+    layers = profile_layers(model, feeds, threads=threads, peaks=load_peaks())
+    return replace(row, layers=tuple(layer.document() for layer in layers))
 
 
 def _judgements(
@@ -270,4 +345,5 @@ def _judgements(
         budget=options.budget,
         seed=options.seed,
         on_step=on_step,
+        with_exhibit=True,
     )

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from .errors import UsageError
-from .task import Quality
+from .task import Exhibit, Quality
 
 __all__ = ["Budget", "Judgement", "judge_quality"]
 
@@ -63,9 +63,10 @@ class Judgement:
     baseline: Quality | None
     allowed: float
     within: bool
+    exhibit: Exhibit | None = None
 
     def document(self) -> dict[str, Any]:
-        """Return metric, direction, values, drop, budget and whether it is within."""
+        """Return metric, direction, values, drop, budget, whether it is within, and the exhibit."""
         baseline = self.baseline
         return {
             "metric": self.quality.metric,
@@ -79,6 +80,7 @@ class Judgement:
             "split": self.quality.split,
             "spread": self.quality.spread,
             "details": dict(self.quality.details),
+            "exhibit": self.exhibit.document() if self.exhibit else None,
         }
 
 

@@ -75,7 +75,7 @@ def versions() -> dict[str, str | None]:
 
 
 def describe_machine() -> dict[str, Any]:
-    """Return the processor, noted flags, cores, memory (bytes), system and versions.
+    """Return the processor, noted flags, cores, caches, memory (bytes), system and versions.
 
     Flags are None where py-cpuinfo is not installed, memory is None where psutil is not.
     """
@@ -84,6 +84,10 @@ def describe_machine() -> dict[str, Any]:
         "architecture": platform.machine(),
         "flags": [f for f in NOTED_FLAGS if f in cpu_flags()] if cpu_info() else None,
         "cores": os.cpu_count(),
+        "caches": {
+            name: cpu_info().get(f"{name}_size") or None
+            for name in ("l1_data_cache", "l2_cache", "l3_cache")
+        },
         "memory_bytes": _memory_bytes(),
         "system": platform.platform(),
         "python": platform.python_version(),

@@ -1,14 +1,27 @@
-"""What a model is for: its feeds, and how good its outputs are."""
+"""What a model is for: its feeds, how good its outputs are, and what a person can look at."""
 
 from __future__ import annotations
 
+import base64
+import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, TypedDict
 
 from numpy.typing import NDArray
 
-__all__ = ["Feeds", "OnStep", "Quality", "Runner", "Split", "Task", "batches"]
+__all__ = [
+    "Exhibit",
+    "Feeds",
+    "Measure",
+    "MeasureDocument",
+    "OnStep",
+    "Quality",
+    "Runner",
+    "Split",
+    "Task",
+    "batches",
+]
 
 Feeds = Mapping[str, NDArray[Any]]
 OnStep = Callable[[int, int], None]
@@ -23,6 +36,66 @@ class Runner(Protocol):
         ...
 
 
+class MeasureDocument(TypedDict):
+    """The JSON form of a measure; what is unknown or not finite is None."""
+
+    value: float | None
+    higher_is_better: bool
+    low: float | None
+    high: float | None
+    samples: int
+
+
+@dataclass(frozen=True)
+class Measure:
+    """A further number beside a quality; its name holds its unit.
+
+    Attributes:
+        value: the measured value.
+        higher_is_better: its direction.
+        samples: number of samples (images, characters, sets of feeds) behind it.
+        low: lower end of its 95 % confidence interval, where one is known.
+        high: upper end.
+    """
+
+    value: float
+    higher_is_better: bool
+    samples: int
+    low: float | None = None
+    high: float | None = None
+
+    def document(self) -> MeasureDocument:
+        """Return the entry of `Quality.details`."""
+        return {
+            "value": _finite(self.value),
+            "higher_is_better": self.higher_is_better,
+            "low": _finite(self.low),
+            "high": _finite(self.high),
+            "samples": self.samples,
+        }
+
+
+def _finite(value: float | None) -> float | None:
+    return value if value is not None and math.isfinite(value) else None
+
+
+@dataclass(frozen=True)
+class Exhibit:
+    """What a person looks at: a picture, its PNG file in base64, or a text as it is."""
+
+    kind: Literal["image/png", "text/plain"]
+    data: str
+
+    @classmethod
+    def of_png(cls, content: bytes) -> Exhibit:
+        """Wrap the bytes of a PNG file."""
+        return cls("image/png", base64.b64encode(content).decode("ascii"))
+
+    def document(self) -> dict[str, str]:
+        """Return the JSON form."""
+        return {"kind": self.kind, "data": self.data}
+
+
 @dataclass(frozen=True)
 class Quality:
     """One measured quality.
@@ -34,7 +107,7 @@ class Quality:
         samples: number of samples (images, characters) behind the value.
         split: the data split that it was measured on, or how the feeds were made.
         spread: standard deviation of the value over resamples, where one is known.
-        details: further numbers by name (JSON types only).
+        details: further numbers by name (JSON types only), most of them a `MeasureDocument`.
     """
 
     metric: str
@@ -76,8 +149,17 @@ class Task(Protocol):
         samples: int | None = None,
         seed: int = 0,
         on_step: OnStep | None = None,
+        reference: Runner | None = None,
     ) -> Quality:
-        """Measure the quality of a runner on `samples` samples of a split (default: all)."""
+        """Measure the quality of a runner on `samples` samples of a split (default: all).
+
+        `reference` runs the FP32 model: where it is given and another than `runner`, the details
+        compare the outputs of both on the same feeds too.
+        """
+        ...
+
+    def exhibit(self, runner: Runner, *, seed: int = 0) -> Exhibit | None:
+        """Return what a runner makes, for a person to look at; None where there is nothing."""
         ...
 
 

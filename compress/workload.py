@@ -15,7 +15,7 @@ from .engines import check_feeds
 from .engines.ort import OrtSession
 from .errors import FeedError, PassError, UsageError
 from .feeds import FeedRules, parse_rules, read_npz
-from .task import Feeds, OnStep, Quality, Runner, Task
+from .task import Exhibit, Feeds, OnStep, Quality, Runner, Task
 
 __all__ = ["FeedOptions", "FeedWorkload", "TaskWorkload", "Workload", "make_workload"]
 
@@ -87,6 +87,10 @@ class Workload(Protocol):
         """Return the quality of `runner`; `reference` runs the FP32 model."""
         ...
 
+    def exhibit(self, runner: Runner, *, seed: int) -> Exhibit | None:
+        """Return what `runner` makes, for a person to look at; None where there is nothing."""
+        ...
+
 
 @dataclass(frozen=True)
 class TaskWorkload:
@@ -124,7 +128,13 @@ class TaskWorkload:
         on_step: OnStep | None,
     ) -> Quality:
         """Return the task's metric on its test split."""
-        return self.task.evaluate(runner, split="test", samples=samples, seed=seed, on_step=on_step)
+        return self.task.evaluate(
+            runner, split="test", samples=samples, seed=seed, on_step=on_step, reference=reference
+        )
+
+    def exhibit(self, runner: Runner, *, seed: int) -> Exhibit | None:
+        """Return the task's exhibit."""
+        return self.task.exhibit(runner, seed=seed)
 
 
 @dataclass(frozen=True)
@@ -172,6 +182,10 @@ class FeedWorkload:
         """Return the SQNR of the worst output over the evaluation feeds."""
         feeds = self.evaluation_feeds or self.calibration_feeds or self._noise(seed + 1_000)
         return measure_sqnr(reference, runner, list(islice(feeds, samples)))
+
+    def exhibit(self, runner: Runner, *, seed: int) -> Exhibit | None:
+        """Return None: without a task nobody knows how the outputs look."""
+        return None
 
     def _noise(self, seed: int) -> tuple[Feeds, ...]:
         return tuple(self.rules.make(self.inputs, seed=seed + i) for i in range(EVALUATION_SETS))

@@ -1,10 +1,13 @@
+import base64
+from dataclasses import replace
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from aigc_compress.budget import Budget, judge_quality
 from aigc_compress.errors import UsageError
-from aigc_compress.task import Quality
+from aigc_compress.task import Exhibit, Quality
 
 
 def quality(value, metric="top-1 %", *, higher=True, spread=None):
@@ -58,3 +61,11 @@ def test_a_larger_budget_never_refuses_what_a_smaller_one_allows(one, other):
     allows = [judge_quality(value, baseline, budget).within for budget in (less, more)]
     assert allows == sorted(allows)
     assert less.allowed(baseline) == pytest.approx(float(min(one, other)) * 0.8)
+
+
+def test_an_exhibit_stands_in_the_document_and_none_is_null():
+    judgement = judge_quality(quality(93.0), quality(94.0), None)
+    assert judgement.document()["exhibit"] is None
+    shown = replace(judgement, exhibit=Exhibit.of_png(b"\x89PNG")).document()["exhibit"]
+    assert shown["kind"] == "image/png"
+    assert base64.b64decode(shown["data"]) == b"\x89PNG"

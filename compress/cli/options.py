@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -29,6 +29,7 @@ __all__ = [
     "budget",
     "feed_options",
     "latency_plan",
+    "whole_numbers",
 ]
 
 Calibration = Annotated[
@@ -64,7 +65,7 @@ MinSqnr = Annotated[
     typer.Option(help="least SQNR in dB against FP32, for models without a task [20]"),
 ]
 Processes = Annotated[
-    int, typer.Option(min=3, max=100, help="fresh processes per model while timing")
+    int, typer.Option(min=3, max=100, help="fresh processes per model while timing, at most")
 ]
 
 
@@ -91,8 +92,22 @@ def feed_options(
     return FeedOptions(calibration, evaluation, tuple(feed or ()), tuple(shape or ()))
 
 
-def latency_plan(threads: int, processes: int, seed: int, *, gap_ms: float = 0.0) -> LatencyPlan:
-    """Gather what was said about timing."""
+def latency_plan(
+    threads: int, processes: int, seed: int, *, budget_seconds: float | None = None, **more: Any
+) -> LatencyPlan:
+    """Gather what was said about timing; with `budget_seconds`, the quick meter's plan."""
     from aigc_compress.bench.latency import LatencyPlan
+    from aigc_compress.bench.meter import quick_plan
 
-    return LatencyPlan(threads=threads, processes=processes, seed=seed, gap_ms=gap_ms)
+    plan = LatencyPlan(threads=threads, processes=processes, seed=seed, **more)
+    return plan if budget_seconds is None else quick_plan(budget_seconds, plan)
+
+
+def whole_numbers(text: str, option: str, *, least: int = 1) -> tuple[int, ...]:
+    """Read `1,8,32`; raises UsageError."""
+    parts = text.split(",")
+    if not all(part.strip().isdigit() and int(part) >= least for part in parts):
+        raise UsageError(
+            f"{option} {text!r} must be whole numbers of at least {least}, like 1,8,32."
+        )
+    return tuple(int(part) for part in parts)

@@ -42,7 +42,7 @@ def quantize(
     min_sqnr: common.MinSqnr = None,
     samples: common.Samples = None,
     threads: common.Threads = 1,
-    processes: common.Processes = 5,
+    processes: common.Processes = 8,
     seed: common.Seed = 0,
     json: common.Json = False,
 ) -> None:
@@ -78,7 +78,7 @@ def quantize(
 
 
 def _show(result: QuantizeResult) -> None:
-    from .tables import quality_cells, size_text, speed_text
+    from .tables import detail_lines, quality_cells, size_text, speed_text
 
     evidence = result.evidence()
     before, after = evidence["latency_ms"]["before"], evidence["latency_ms"]["after"]
@@ -92,6 +92,8 @@ def _show(result: QuantizeResult) -> None:
         ["quality", f"{baseline.value:.3f}" if baseline else "-", quality, change],
     ]
     show_table(str(result.output), ["", "FP32", "INT8", "verdict"], rows)
+    for line in detail_lines(result.judgement.quality.details):
+        show(line)
     operators = result.numbers["operators"]
     rows = [[op, str(n), "int8", ""] for op, n in operators["int8"].items()]
     for op, count in operators["float"].items():

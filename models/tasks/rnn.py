@@ -11,12 +11,13 @@ from numpy.typing import NDArray
 
 from aigc_compress.errors import UsageError
 from aigc_compress.models import data
-from aigc_compress.task import Feeds, OnStep, Quality, Runner, Split
+from aigc_compress.task import Exhibit, Feeds, OnStep, Quality, Runner, Split, batches
 
 __all__ = ["WriteText"]
 
 STREAMS = 32
 WINDOW = 64
+PROMPT, EXHIBIT_CHARACTERS, TEMPERATURE = "In the beginning", 400, 0.7
 
 
 class WriteText:
@@ -69,27 +70,58 @@ class WriteText:
         samples: int | None = None,
         seed: int = 0,
         on_step: OnStep | None = None,
+        reference: Runner | None = None,
     ) -> Quality:
-        """Measure bits per character: the split is cut into 32 streams read with kept state."""
-        tokens = self.encode(data.text(split))
-        length = min(samples or len(tokens), len(tokens) - 1) // STREAMS
-        if length < 1:
-            raise UsageError(f"--samples must be at least {STREAMS} characters for this task.")
-        stride = (len(tokens) - 1) // STREAMS
-        streams = np.stack([tokens[i * stride : i * stride + length + 1] for i in range(STREAMS)])
-        state, total, per_stream = self.zero_state(STREAMS), 0, np.zeros(STREAMS)
-        for start in range(0, length, WINDOW):
-            stop = min(start + WINDOW, length)
-            outputs = runner.run({"tokens": streams[:, start:stop], **state})
+        """Measure bits per character: the split is cut into 32 streams read with kept state.
+
+        With a reference, the details tell how far the state drifts from its state over time, and
+        how often both expect the same next character.
+        """
+        from .drift import compare_streams
+
+        streams = _cut(self.encode(data.text(split)), samples)
+        bits = self._bits_per_character(runner, streams, on_step)
+        value, spread = float(bits.mean()), float(bits.std(ddof=1) / math.sqrt(STREAMS))
+        count = streams[:, 1:].size
+        details = {}
+        if reference is not None and reference is not runner:
+            details = compare_streams(reference, runner, streams, self.zero_state(STREAMS))
+        return Quality("bits per character", value, False, count, split, spread, details)
+
+    def _bits_per_character(
+        self, runner: Runner, streams: NDArray[np.int64], on_step: OnStep | None
+    ) -> NDArray[np.float64]:
+        """Return the mean bits of each of the streams (N, T + 1), read window by window."""
+        length = streams.shape[1] - 1
+        state, bits = self.zero_state(len(streams)), np.zeros(len(streams))
+        for part in batches(length, WINDOW):
+            outputs = runner.run({"tokens": streams[:, part], **state})
             state = {name: outputs[f"{name}_out"] for name in self.states}
-            per_stream += _bits(outputs["logits"], streams[:, start + 1 : stop + 1])
-            total += stop - start
+            bits += _bits(outputs["logits"], streams[:, part.start + 1 : part.stop + 1])
             if on_step:
-                on_step(stop, length)
-        bits = per_stream / total
-        spread = float(bits.std(ddof=1) / math.sqrt(STREAMS))
-        value = float(bits.mean())
-        return Quality("bits per character", value, False, total * STREAMS, split, spread)
+                on_step(part.stop, length)
+        return np.asarray(bits / length)
+
+    def exhibit(self, runner: Runner, *, seed: int = 0) -> Exhibit | None:
+        """Write 400 characters; None where the runner has other outputs or other characters."""
+        from aigc_compress.models.text import Writer
+
+        writer = Writer(runner, self).write(
+            PROMPT, EXHIBIT_CHARACTERS, temperature=TEMPERATURE, seed=seed
+        )
+        try:
+            return Exhibit("text/plain", PROMPT + "".join(writer))
+        except (KeyError, UsageError, ValueError):  # no such output, no such letter, NaN as logits
+            return None
+
+
+def _cut(tokens: NDArray[np.int64], samples: int | None) -> NDArray[np.int64]:
+    """Cut tokens into 32 streams (32, T + 1) of `samples` characters in all, evenly spread."""
+    length = min(samples or len(tokens), len(tokens) - 1) // STREAMS
+    if length < 1:
+        raise UsageError(f"--samples must be at least {STREAMS} characters for this task.")
+    stride = (len(tokens) - 1) // STREAMS
+    return np.stack([tokens[i * stride : i * stride + length + 1] for i in range(STREAMS)])
 
 
 def _bits(logits: NDArray[np.float32], targets: NDArray[np.int64]) -> NDArray[np.float64]:

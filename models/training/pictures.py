@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import math
 from pathlib import Path
 
@@ -9,13 +10,19 @@ import numpy as np
 from numpy.typing import NDArray
 
 from aigc_compress.models.data import to_pixels
-from aigc_compress.storage import write_atomically
+from aigc_compress.storage import write_bytes
 
-__all__ = ["save_grid"]
+__all__ = ["encode_grid", "save_grid"]
 
 
 def save_grid(images: NDArray[np.float32], path: Path, *, scale: int = 2) -> Path:
     """Write images (N, 1, H, W) in [-1, 1] as a PNG grid, about square; return its path."""
+    write_bytes(path, encode_grid(images, scale=scale))
+    return path
+
+
+def encode_grid(images: NDArray[np.float32], *, scale: int = 2) -> bytes:
+    """Return the bytes of that PNG; every pixel becomes `scale` x `scale`."""
     from PIL import Image
 
     pixels = to_pixels(images)
@@ -29,5 +36,6 @@ def save_grid(images: NDArray[np.float32], path: Path, *, scale: int = 2) -> Pat
     larger = picture.resize(
         (picture.width * scale, picture.height * scale), Image.Resampling.NEAREST
     )
-    write_atomically(path, lambda temporary: larger.save(temporary, "PNG"))
-    return path
+    content = io.BytesIO()
+    larger.save(content, "PNG")
+    return content.getvalue()

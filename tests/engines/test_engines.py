@@ -52,5 +52,5 @@ def test_an_engine_that_is_missing_tells_how_to_get_it():
 
 
 def test_an_unknown_engine_is_refused():
-    with pytest.raises(UsageError, match="Known: ort, torch, trt"):
+    with pytest.raises(UsageError, match="Known: openvino, ort, torch, trt"):
         get_engine("tensorflow")

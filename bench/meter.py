@@ -1,0 +1,46 @@
+"""The quick meter that passes are handed: the same measurement, on a budget of seconds."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from aigc_compress.artifact import Artifact, save_onnx
+from aigc_compress.task import Feeds
+
+from .latency import Contestant, LatencyPlan, run_contest
+from .statistics import RatioInterval
+
+__all__ = ["QuickMeter", "quick_plan"]
+
+
+@dataclass(frozen=True)
+class QuickMeter:
+    """Compares ONNX artifacts on ONNX Runtime within about `budget_seconds` (see `Meter`)."""
+
+    budget_seconds: float = 3.0
+    threads: int = 1
+    seed: int = 0
+
+    def compare(
+        self, baseline: Artifact, candidates: Sequence[Artifact], feeds: Feeds
+    ) -> list[RatioInterval]:
+        """Return the speed-up of every candidate; raises AigcCompressError like `run_contest`."""
+        plan = quick_plan(self.budget_seconds, LatencyPlan(threads=self.threads, seed=self.seed))
+        with tempfile.TemporaryDirectory() as folder:
+            paths = [Path(folder) / f"{index}.onnx" for index in range(len(candidates) + 1)]
+            for artifact, path in zip([baseline, *candidates], paths, strict=True):
+                save_onnx(artifact, path)
+            contest = run_contest([Contestant(path) for path in paths], feeds, plan)
+        return [contest.speedup(index) for index in range(1, len(paths))]
+
+
+def quick_plan(budget_seconds: float, plan: LatencyPlan) -> LatencyPlan:
+    """Return a plan with short blocks that ends once the verdict is clear or the budget is used up.
+
+    Three processes run in any case, which costs two models of about 1 ms some two seconds; a
+    larger budget buys more processes, and so finds smaller differences.
+    """
+    return replace(plan, blocks=4, block_ms=15.0, warmup_ms=30.0, max_seconds=budget_seconds)

@@ -1,0 +1,288 @@
+"""Where the time of a model goes: ONNX Runtime's own profiler, layer by layer, beside the limit.
+
+The session under the profiler is an ordinary one, layouts of this CPU included. Its nodes are
+joined by name with the counted costs of the optimized graph; what exists in the session alone, as
+the reordering around blocked (NCHWc) convolutions, has no MACs. The profiler itself costs about a
+microsecond per node, so shares are what to read, not sums.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import tempfile
+from bisect import bisect_right
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from statistics import median
+from typing import Any, Literal
+
+from onnx import ModelProto, NodeProto
+
+from aigc_compress.artifact import Artifact
+from aigc_compress.engines.ort import create_session, optimized, session_options
+from aigc_compress.errors import PassError, first_line
+from aigc_compress.passes.operators import is_integer
+from aigc_compress.task import Feeds
+
+from .counting import NodeCost, count_graph
+from .roofline import Peaks, limit_of
+
+__all__ = [
+    "Layer",
+    "LayerTime",
+    "Role",
+    "costliest_float",
+    "overhead",
+    "profile_layers",
+    "read_times",
+]
+
+Role = Literal["border", "reorder", "float", "integer", "other"]
+Event = Mapping[str, Any]
+
+CALLS = 30
+WARMUP_CALLS = 5
+SUFFIX = "_kernel_time"
+BLOCKED = "_nchwc"  # after the name of a node's output, where it became a blocked one
+TRANSPOSED = re.compile(r"_token_\d+$")  # after the name of a node that was moved to NHWC
+CONTROL = ("If", "Loop", "Scan")
+BORDER_OPS = ("DequantizeLinear", "DynamicQuantizeLinear", "QuantizeLinear")
+REORDER_OPS = ("ReorderInput", "ReorderOutput", "Transpose")
+MOVING_OPS = (
+    *("Cast", "Concat", "Constant", "DepthToSpace", "Expand", "Flatten", "Gather", "Identity"),
+    *("Pad", "Reshape", "Shape", "Slice", "SpaceToDepth", "Split", "Squeeze", "Tile"),
+    *("Transpose", "Unsqueeze"),
+)
+
+
+@dataclass(frozen=True)
+class Layer:
+    """One node of the session.
+
+    Attributes:
+        name: the session's name of the node.
+        op: operator type.
+        ms: median milliseconds per call; graphs inside an If or Loop are counted by their nodes.
+        share: of the time of all nodes, 0 to 1.
+        macs: multiply-accumulates per call; 0 where the node exists in the session alone.
+        weight_bytes: bytes of the constants that it reads.
+        is_integer: whether the arithmetic is on integers.
+        limit_ms: the least time that this machine allows (see `roofline`).
+        efficiency: limit over measured time; None where there is nothing to count or no time.
+        role: `border` between floats and integers, `reorder` of a layout, `float` or `integer`
+            arithmetic, `other` (moves of data, control flow).
+    """
+
+    name: str
+    op: str
+    ms: float
+    share: float
+    macs: int
+    weight_bytes: int
+    is_integer: bool
+    limit_ms: float
+    efficiency: float | None
+    role: Role
+
+    def document(self) -> dict[str, Any]:
+        """Return it as JSON."""
+        return asdict(self)
+
+
+@dataclass(frozen=True)
+class LayerTime:
+    """What the profiler told of one node: operator, milliseconds of each call, output type."""
+
+    op: str
+    calls_ms: tuple[float, ...]
+    output_type: str
+
+
+def profile_layers(
+    model: ModelProto | Artifact,
+    feeds: Feeds,
+    *,
+    threads: int = 1,
+    calls: int = CALLS,
+    peaks: Peaks,
+) -> list[Layer]:
+    """Return the layers of a model in the order in which ONNX Runtime first runs them.
+
+    Args:
+        model: an ONNX graph.
+        feeds: one set of feeds by input name.
+        threads: intra-op threads of the session.
+        calls: calls that the medians are taken over, after a warm-up.
+        peaks: what this machine can do (`roofline.load_peaks`).
+
+    Raises:
+        PassError: the graph does not load, or not run on these feeds.
+    """
+    named = _with_node_names(model.payload if isinstance(model, Artifact) else model)
+    events = _record(named, feeds, threads=threads, calls=WARMUP_CALLS + calls)
+    times = read_times(events, dropped=WARMUP_CALLS)
+    graph = optimized(named)
+    costs = _joined(times, graph, count_graph(graph, feeds))
+    casts = _border_casts(graph)
+    total_ms = sum(median(time.calls_ms) for time in times.values())
+    weights = sum(cost.weight_bytes for cost in costs.values())
+    layers = []
+    for name, time in times.items():
+        cost = costs.get(name) or NodeCost(name, time.op, 0, 0, 0, is_integer(time.op))
+        limit_ms = _limit_ms(cost, peaks, threads=threads, working_set_bytes=weights)
+        role: Role = "border" if name in casts else _role(time, is_counted=name in costs)
+        layers.append(_layer(name, time, cost, total_ms=total_ms, limit_ms=limit_ms, role=role))
+    return layers
+
+
+def overhead(layers: Sequence[Layer]) -> dict[str, float]:
+    """Return the share of time by role: border, reorder, float, integer, other; they sum to 1."""
+    shares: dict[str, float] = dict.fromkeys(("border", "reorder", "float", "integer", "other"), 0)
+    for layer in layers:
+        shares[layer.role] += layer.share
+    return shares
+
+
+def costliest_float(layers: Sequence[Layer], n: int = 3) -> list[Layer]:
+    """Return the `n` layers of float arithmetic that take longest, the longest first."""
+    floats = (layer for layer in layers if layer.role == "float")
+    return sorted(floats, key=lambda layer: layer.ms, reverse=True)[:n]
+
+
+def read_times(events: Sequence[Event], *, dropped: int) -> dict[str, LayerTime]:
+    """Return what each node took from the profiler's events, without the first `dropped` calls."""
+    starts = sorted(event["ts"] for event in events if event["name"] == "model_run")
+    nodes = [e for e in events if e.get("cat") == "Node" and e["name"].endswith(SUFFIX)]
+    nodes = [e for e in sorted(nodes, key=lambda e: (e["ts"], -e["dur"])) if e["ts"] >= starts[0]]
+    spent: dict[str, list[float]] = {}
+    firsts: dict[str, Event] = {}
+    for event, microseconds in zip(nodes, _own_microseconds(nodes), strict=True):
+        name = event["name"].removesuffix(SUFFIX)
+        firsts.setdefault(name, event)
+        calls = spent.setdefault(name, [0.0] * len(starts))
+        calls[bisect_right(starts, event["ts"]) - 1] += microseconds / 1e3
+    return {
+        name: LayerTime(event["args"]["op_name"], tuple(spent[name][dropped:]), _type_of(event))
+        for name, event in firsts.items()
+    }
+
+
+def _record(model: ModelProto, feeds: Feeds, *, threads: int, calls: int) -> list[Event]:
+    """Run a session under the profiler and return the events that it wrote."""
+    with tempfile.TemporaryDirectory() as folder:
+        options = session_options(threads)
+        options.enable_profiling = True
+        options.profile_file_prefix = str(Path(folder) / "profile")
+        session = create_session(model.SerializeToString(), options)
+        try:
+            for _ in range(calls):
+                session.run(None, dict(feeds))
+        except Exception as error:  # ONNX Runtime's exceptions have no common base of their own
+            told = f"The graph does not run on these feeds: {first_line(error)}"
+            raise PassError(told) from error
+        finally:
+            path = Path(session.end_profiling())
+        events: list[Event] = json.loads(path.read_text())
+        return events
+
+
+def _own_microseconds(nodes: Sequence[Event]) -> list[float]:
+    """Return the time of each node, that of an If or Loop without the nodes inside it."""
+    own = [float(node["dur"]) for node in nodes]
+    around: list[int] = []
+    for index, node in enumerate(nodes):
+        while around and node["ts"] >= nodes[around[-1]]["ts"] + nodes[around[-1]]["dur"]:
+            around.pop()
+        if around:
+            own[around[-1]] -= node["dur"]
+        if node["args"]["op_name"] in CONTROL:
+            around.append(index)
+    return [max(0.0, microseconds) for microseconds in own]
+
+
+def _type_of(event: Event) -> str:
+    """Return the element type of a node's first output, empty where it is not told."""
+    outputs = event["args"].get("output_type_shape") or [{}]
+    return next(iter(outputs[0]), "")
+
+
+def _with_node_names(model: ModelProto) -> ModelProto:
+    """Return a copy in which every node of the main graph has a name of its own to join by."""
+    named = ModelProto()
+    named.CopyFrom(model)
+    taken = Counter(node.name for node in named.graph.node)
+    for index, node in enumerate(named.graph.node):
+        if not node.name or taken[node.name] > 1:
+            node.name = f"{node.name or node.op_type}__{index}"
+    return named
+
+
+def _joined(
+    times: Mapping[str, LayerTime], graph: ModelProto, costs: Sequence[NodeCost]
+) -> dict[str, NodeCost]:
+    """Return the costs by the session's names, without the nodes that exist there alone."""
+    by_name = {cost.name: cost for cost in costs}
+    by_output = {
+        output: cost
+        for node, cost in zip(graph.graph.node, costs, strict=True)
+        for output in node.output
+    }
+    joined = {}
+    for name in times:
+        cost = by_name.get(TRANSPOSED.sub("", name))
+        if cost is None and name.endswith(BLOCKED):
+            cost = by_output.get(name.removesuffix(BLOCKED))
+        if cost is not None:
+            joined[name] = cost
+    return joined
+
+
+def _border_casts(model: ModelProto) -> set[str]:
+    """Return the names of Casts next to a quantizing or an integer operator."""
+
+    def is_border(node: NodeProto) -> bool:
+        return node.op_type in BORDER_OPS or is_integer(node.op_type)
+
+    nodes = model.graph.node
+    touched = {name for node in nodes if is_border(node) for name in (*node.input, *node.output)}
+    return {n.name for n in nodes if n.op_type == "Cast" and touched & {*n.input, *n.output}}
+
+
+def _role(time: LayerTime, *, is_counted: bool) -> Role:
+    if time.op in BORDER_OPS:
+        return "border"
+    if is_integer(time.op):
+        return "integer"
+    if time.op in REORDER_OPS and not is_counted:
+        return "reorder"
+    if time.op in CONTROL or time.op in MOVING_OPS or "float" not in time.output_type:
+        return "other"
+    return "float"
+
+
+def _limit_ms(cost: NodeCost, peaks: Peaks, *, threads: int, working_set_bytes: int) -> float:
+    integer_macs = cost.macs if cost.is_integer else 0
+    parts = {"macs": cost.macs, "integer_macs": integer_macs, "weight_bytes": cost.weight_bytes}
+    limit = limit_of(parts, peaks, threads=threads, working_set_bytes=working_set_bytes)
+    return limit.milliseconds
+
+
+def _layer(
+    name: str, time: LayerTime, cost: NodeCost, *, total_ms: float, limit_ms: float, role: Role
+) -> Layer:
+    ms = median(time.calls_ms)
+    return Layer(
+        name,
+        time.op,
+        ms,
+        ms / total_ms if total_ms else 0.0,
+        cost.macs,
+        cost.weight_bytes,
+        cost.is_integer,
+        limit_ms,
+        limit_ms / ms if ms and limit_ms else None,
+        role,
+    )

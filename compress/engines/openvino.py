@@ -1,0 +1,79 @@
+"""Run ONNX graphs with OpenVINO on the CPU, set up for the latency of single calls."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import importlib.util
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from aigc_compress.artifact import Artifact, graph_tensors
+from aigc_compress.errors import NotOnThisMachineError, PassError, first_line
+from aigc_compress.task import Feeds
+
+from .base import Availability
+
+__all__ = ["OpenVinoEngine", "OpenVinoSession"]
+
+INSTALL = "pip install 'aigc-compress[openvino]'"
+
+
+class OpenVinoEngine:
+    """OpenVINO's CPU plugin, one stream."""
+
+    name = "openvino"
+    stage = "onnx"
+
+    def availability(self) -> Availability:
+        """Tell whether openvino is installed, without importing it."""
+        if importlib.util.find_spec("openvino") is None:
+            return Availability(False, "openvino is not installed", INSTALL)
+        return Availability(True, f"openvino {importlib.metadata.version('openvino')}, CPU")
+
+    def load(self, artifact: Artifact, *, threads: int) -> OpenVinoSession:
+        """Compile a graph; raises PassError where OpenVINO refuses it."""
+        found = self.availability()
+        if not found.is_available:
+            raise NotOnThisMachineError(f"{found.detail}. To install: {found.install}")
+        return OpenVinoSession(artifact, threads=threads)
+
+
+class OpenVinoSession:
+    """A compiled model with one inference request; feeds are not checked here."""
+
+    def __init__(self, artifact: Artifact, *, threads: int) -> None:
+        import openvino
+
+        self.inputs, self.outputs = graph_tensors(artifact.payload)
+        core = openvino.Core()
+        settings = {
+            "INFERENCE_NUM_THREADS": threads,
+            "NUM_STREAMS": 1,
+            "PERFORMANCE_HINT": "LATENCY",
+            "INFERENCE_PRECISION_HINT": "f32",  # bf16 otherwise, where the processor has it
+        }
+        try:
+            model = core.read_model(artifact.payload.SerializeToString())
+            compiled = core.compile_model(model, "CPU", settings)
+        except RuntimeError as error:
+            raise PassError(f"OpenVINO does not load this graph: {_reason(error)}") from error
+        self._request = compiled.create_infer_request()
+        self._names = [spec.name for spec in self.outputs]
+
+    def run(self, feeds: Feeds) -> dict[str, NDArray[Any]]:
+        """Return the outputs by name."""
+        try:
+            self._request.infer(dict(feeds))
+        except (RuntimeError, TypeError, ValueError) as error:
+            raise PassError(f"OpenVINO does not run this graph: {_reason(error)}") from error
+        # The request's own memory is written again by the next call, so it is copied.
+        return {name: np.array(self._request.get_tensor(name).data) for name in self._names}
+
+
+def _reason(error: Exception) -> str:
+    """Return the last line of OpenVINO's message that is more than the place in its source."""
+    lines = [line.strip() for line in str(error).splitlines()]
+    telling = [line for line in lines if line and not line.startswith(("Exception from", "Check '"))]
+    return telling[-1] if telling else first_line(error)
