@@ -20,6 +20,7 @@ from .export import export
 from .fetch import fetch
 from .info import info
 from .quantize import quantize
+from .report import report
 from .sample import sample
 from .train import train
 
@@ -31,7 +32,7 @@ Exit codes: 0 good, 1 the work failed, 2 used wrongly, 3 not on this machine, 13
 """
 
 app = typer.Typer(help=HELP, no_args_is_help=True, pretty_exceptions_enable=False)
-for _verb in (fetch, info, export, quantize, bench, sample, train, doctor):
+for _verb in (fetch, info, export, quantize, bench, report, sample, train, doctor):
     app.command()(_verb)
 
 

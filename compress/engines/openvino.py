@@ -75,5 +75,7 @@ class OpenVinoSession:
 def _reason(error: Exception) -> str:
     """Return the last line of OpenVINO's message that is more than the place in its source."""
     lines = [line.strip() for line in str(error).splitlines()]
-    telling = [line for line in lines if line and not line.startswith(("Exception from", "Check '"))]
+    telling = [
+        line for line in lines if line and not line.startswith(("Exception from", "Check '"))
+    ]
     return telling[-1] if telling else first_line(error)

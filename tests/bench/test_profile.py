@@ -129,7 +129,11 @@ def test_profiling_leaves_no_file_and_no_name_in_the_model(tmp_path, monkeypatch
 
 
 def test_overhead_adds_shares_by_role():
-    layers = [layer("a", 1, 0.25, "float"), layer("b", 2, 0.5, "float"), layer("c", 1, 0.2, "border")]
+    layers = [
+        layer("a", 1, 0.25, "float"),
+        layer("b", 2, 0.5, "float"),
+        layer("c", 1, 0.2, "border"),
+    ]
     layers += [layer("d", 0.2, 0.05, "reorder")]
     wanted = {"border": 0.2, "reorder": 0.05, "float": 0.75, "integer": 0, "other": 0}
     assert overhead(layers) == pytest.approx(wanted)

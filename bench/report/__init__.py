@@ -1,0 +1,6 @@
+"""One self-contained HTML page from the JSON documents of `bench` and the peers."""
+
+from .document import Document, read_document
+from .page import render_report
+
+__all__ = ["Document", "read_document", "render_report"]
