@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import inspect
 from typing import Any
 
@@ -24,10 +25,9 @@ def convert(job: Job) -> None:
         PassError: the source is no torch module; Neural Compressor takes nothing else since 3.8.
     """
     import torch
-    from neural_compressor.torch.export import export
-    from neural_compressor.torch.quantization import convert as converted
-    from neural_compressor.torch.quantization import get_default_static_config, prepare
 
+    library = importlib.import_module("neural_compressor.torch.quantization")
+    export = importlib.import_module("neural_compressor.torch.export").export
     artifact = load_artifact(job.source)
     if artifact.stage != "torch":
         raise PassError("Neural Compressor 3 takes torch modules alone, no ONNX graphs.")
@@ -38,13 +38,14 @@ def convert(job: Job) -> None:
     example = _tensors(workload.check_feeds()[0], names)
     axes = workload.task.dynamic_axes()
     shapes = tuple({axis: torch.export.Dim.AUTO for axis in axes.get(n, {})} for n in names)
-    prepared = prepare(
-        export(module, example, _like_arguments(module, shapes)), get_default_static_config()
+    prepared = library.prepare(
+        export(module, example, _like_arguments(module, shapes)),
+        library.get_default_static_config(),
     )
     with torch.no_grad():
         for feeds in job.calibration:
             prepared(*_tensors(feeds, names))
-    quantized = converted(prepared)
+    quantized = library.convert(prepared)
     _store_integers(quantized)
     torch.onnx.export(
         quantized,
@@ -62,9 +63,10 @@ def convert(job: Job) -> None:
 
 def _store_integers(module: Any) -> None:
     """Quantize the weights for good; Neural Compressor leaves that to torch's own compiler."""
-    from torchao.quantization.pt2e.constant_fold import constant_fold
-
-    constant_fold(module, lambda node: "quantize_per" in str(node.target).replace("dequantize", ""))
+    folding = importlib.import_module("torchao.quantization.pt2e.constant_fold")
+    folding.constant_fold(
+        module, lambda node: "quantize_per" in str(node.target).replace("dequantize", "")
+    )
 
 
 def _tensors(feeds: Feeds, names: list[str]) -> tuple[Any, ...]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib
+
 from .conversion import Job
 
 __all__ = ["convert"]
@@ -9,9 +11,9 @@ __all__ = ["convert"]
 
 def convert(job: Job) -> None:
     """Quantize with as many calibration feeds as there are."""
-    import nncf
     import onnx
 
+    nncf = importlib.import_module("nncf")
     dataset = nncf.Dataset([dict(feeds) for feeds in job.calibration])
     model = nncf.quantize(onnx.load(job.graph), dataset, subset_size=len(job.calibration))
     onnx.save(model, job.output)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 from onnxruntime.quantization import CalibrationDataReader, quantize_dynamic, quantize_static
 from onnxruntime.quantization.shape_inference import quant_pre_process
@@ -41,5 +42,5 @@ class _Reader(CalibrationDataReader):  # type: ignore[misc]
     def __init__(self, feeds: tuple[Feeds, ...]) -> None:
         self._feeds = iter(feeds)
 
-    def get_next(self) -> Feeds | None:
+    def get_next(self) -> Any:
         return next(self._feeds, None)

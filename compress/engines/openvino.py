@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import importlib.metadata
 import importlib.util
 from typing import Any
@@ -44,8 +45,7 @@ class OpenVinoSession:
     """A compiled model with one inference request; feeds are not checked here."""
 
     def __init__(self, artifact: Artifact, *, threads: int) -> None:
-        import openvino
-
+        openvino = importlib.import_module("openvino")
         self.inputs, self.outputs = graph_tensors(artifact.payload)
         core = openvino.Core()
         settings = {
