@@ -359,7 +359,7 @@ def test_options_out_of_range_end_with_code_2(run_cli, arguments):
 
 
 def test_an_unknown_engine_lists_the_known_ones(refuse, gan_pt):
-    assert "Known: ort, torch, trt" in refuse("bench", gan_pt, "--engine", "onnx", code=2)
+    assert "Known: openvino, ort, torch, trt" in refuse("bench", gan_pt, "--engine", "onnx", code=2)
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU, so TensorRT may be here")
