@@ -12,7 +12,6 @@ import json
 import re
 import tempfile
 from bisect import bisect_right
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -24,7 +23,7 @@ from onnx import ModelProto, NodeProto
 from aigc_compress.artifact import Artifact
 from aigc_compress.engines.ort import create_session, optimized, session_options
 from aigc_compress.errors import PassError, first_line
-from aigc_compress.passes.operators import is_integer
+from aigc_compress.passes.operators import is_integer, with_node_names
 from aigc_compress.task import Feeds
 
 from .counting import NodeCost, count_graph
@@ -121,7 +120,7 @@ def profile_layers(
     Raises:
         PassError: the graph does not load, or not run on these feeds.
     """
-    named = _with_node_names(model.payload if isinstance(model, Artifact) else model)
+    named = with_node_names(model.payload if isinstance(model, Artifact) else model)
     events = _record(named, feeds, threads=threads, calls=WARMUP_CALLS + calls)
     times = read_times(events, dropped=WARMUP_CALLS)
     graph = optimized(named)
@@ -207,17 +206,6 @@ def _type_of(event: Event) -> str:
     """Return the element type of a node's first output, empty where it is not told."""
     outputs = event["args"].get("output_type_shape") or [{}]
     return next(iter(outputs[0]), "")
-
-
-def _with_node_names(model: ModelProto) -> ModelProto:
-    """Return a copy in which every node of the main graph has a name of its own to join by."""
-    named = ModelProto()
-    named.CopyFrom(model)
-    taken = Counter(node.name for node in named.graph.node)
-    for index, node in enumerate(named.graph.node):
-        if not node.name or taken[node.name] > 1:
-            node.name = f"{node.name or node.op_type}__{index}"
-    return named
 
 
 def _joined(

@@ -23,7 +23,7 @@ from typing import Any
 import numpy as np
 
 from aigc_compress.engines import get_engine
-from aigc_compress.errors import AigcCompressError, first_line
+from aigc_compress.errors import AigcCompressError, UsageError, first_line
 from aigc_compress.loading import load_artifact
 
 __all__ = ["main", "peak_resident_bytes", "time_calls", "time_together"]
@@ -113,7 +113,11 @@ def _keep_to(cores: Sequence[int]) -> list[int]:
     if not hasattr(os, "sched_setaffinity"):
         return []
     if cores:
-        os.sched_setaffinity(0, cores)
+        try:
+            os.sched_setaffinity(0, cores)
+        except (OSError, OverflowError) as error:
+            allowed = ", ".join(map(str, sorted(os.sched_getaffinity(0))))
+            raise UsageError(f"--cores {cores}: this machine allows {allowed}.") from error
     return sorted(os.sched_getaffinity(0))
 
 

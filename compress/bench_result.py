@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
+from pathlib import Path
 from typing import Any
 
 from aigc_compress.bench.latency import LatencyPlan
+from aigc_compress.bench.profile import Layer
 from aigc_compress.bench.roofline import Limit, Peaks
 from aigc_compress.bench.statistics import RatioInterval, percentile_interval
 from aigc_compress.bench.stopping import Reason
 from aigc_compress.bench.timing import Timing
 from aigc_compress.bench.trust import Trust
 
+from .artifact import model_files
 from .budget import Budget, Judgement
+from .storage import digest_file
 from .workload import FeedOptions
 
 __all__ = ["SCHEMA", "BenchOptions", "BenchResult", "FileFacts", "Row", "settings_document"]
@@ -63,6 +68,13 @@ class FileFacts:
     compressed_bytes: int
     sha256: str
 
+    @classmethod
+    def of(cls, path: Path) -> FileFacts:
+        """Look at a model file; sizes count the external data files that it names too."""
+        files = model_files(path)
+        size = sum(each.stat().st_size for each in files)
+        return cls(size, sum(map(_gzip_bytes, files)), digest_file(path))
+
 
 @dataclass(frozen=True)
 class Row:
@@ -86,7 +98,7 @@ class Row:
     control: Timing | None = None
     ended: Reason = "all processes"
     operators: Mapping[str, Any] | None = None
-    layers: tuple[Mapping[str, Any], ...] | None = None
+    layers: tuple[Layer, ...] | None = None
 
     @property
     def size_bytes(self) -> int:
@@ -112,7 +124,7 @@ class Row:
             "cost": dict(self.cost) if self.cost else None,
             "roofline": self._roofline(),
             "operators": dict(self.operators) if self.operators else None,
-            "layers": [dict(each) for each in self.layers] if self.layers else None,
+            "layers": [each.document() for each in self.layers] if self.layers else None,
             "quality": self.judgement.document() if self.judgement else None,
             "blocks_ms": self.timing.blocks_ms.tolist(),
             "calls_ns": self.timing.calls_ns(),
@@ -182,6 +194,16 @@ def settings_document(plan: LatencyPlan) -> dict[str, Any]:
     """Return how latency was measured, what the engines were left to decide included."""
     spinning = "allowed, the engine's default" if plan.threads > 1 else "none: no pool at 1 thread"
     return {**asdict(plan), "inter_op_threads": 1, "spinning": spinning}
+
+
+def _gzip_bytes(path: Path) -> int:
+    """Return a file's size after gzip (level 6, as a download would be), read piece by piece."""
+    packer = zlib.compressobj(level=6, wbits=31)
+    size = 0
+    with path.open("rb") as file:
+        while piece := file.read(1 << 20):
+            size += len(packer.compress(piece))
+    return size + len(packer.flush())
 
 
 def _raw(timing: Timing) -> dict[str, Any]:

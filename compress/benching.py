@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import os
 import tempfile
-import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import product
@@ -20,14 +19,13 @@ from aigc_compress.bench.trust import Watch, read_surroundings
 from aigc_compress.models import REFERENCES
 
 from .api import QuantizeOptions, judge, quantize, to_onnx
-from .artifact import Artifact, graph_tensors, model_files, save_onnx
+from .artifact import Artifact, graph_tensors, save_onnx
 from .bench_result import BenchOptions, BenchResult, FileFacts, Row
 from .budget import Judgement
 from .engines import check_feeds, get_engine
 from .errors import AigcCompressError, UsageError
 from .loading import load_artifact, resolve_source
 from .machine import describe_machine
-from .storage import digest_file
 from .task import Feeds, OnStep
 from .workload import Workload, make_workload
 
@@ -218,13 +216,19 @@ def _takes(engine: str, entry: _Entry) -> bool:
 
 
 def _skipped(entries: Sequence[_Entry], options: BenchOptions) -> list[str]:
-    """Name the pairs that were left out."""
-    return [
+    """Name the pairs that were left out, and the engines whose layers were."""
+    left_out = [
         f"{entry.name} was left out on {engine}, which runs .pt models alone."
         for engine in options.engines
         for entry in entries
         if not _takes(engine, entry)
     ]
+    unprofiled = [
+        f"Layers were not profiled on {engine}: only ort tells the time of each."
+        for engine in options.engines
+        if options.profiles_layers and engine != "ort"
+    ]
+    return left_out + unprofiled
 
 
 def _sizes(
@@ -259,9 +263,10 @@ def _measure(
 ) -> list[Row]:
     """Measure quality once, on the files and engines that are then timed at every size."""
     judgements = _judgements(runs, workload, options, on_step)
+    files = [FileFacts.of(run.path) for run in runs]
     rows = []
     for (batch, length), feeds in sizes.items():
-        timed = _time(runs, feeds, options, on_step)
+        timed = _time(runs, files, feeds, options, on_step)
         rows += [
             replace(row, batch=batch, length=length, judgement=judgement)
             for row, judgement in zip(timed, judgements, strict=True)
@@ -270,7 +275,11 @@ def _measure(
 
 
 def _time(
-    runs: list[_Run], feeds: Feeds, options: BenchOptions, on_step: OnStep | None
+    runs: list[_Run],
+    files: list[FileFacts],
+    feeds: Feeds,
+    options: BenchOptions,
+    on_step: OnStep | None,
 ) -> list[Row]:
     """Time all runs; the baseline takes part twice, as its own control."""
     contestants = [Contestant(run.path, run.engine) for run in runs]
@@ -285,7 +294,7 @@ def _time(
             batch=1,
             length=1,
             is_baseline=is_baseline,
-            file=_facts(run.path),
+            file=files[index],
             timing=contest.timings[index],
             speedup=contest.speedup(-1 if is_baseline else index),
             control=contest.timings[-1] if is_baseline else None,
@@ -294,22 +303,6 @@ def _time(
         )
         rows.append(_with_costs(row, run.entry, feeds, options))
     return rows
-
-
-def _facts(path: Path) -> FileFacts:
-    files = model_files(path)
-    sizes = [each.stat().st_size for each in files]
-    return FileFacts(sum(sizes), sum(map(_gzip_bytes, files)), digest_file(path))
-
-
-def _gzip_bytes(path: Path) -> int:
-    """Return a file's size after gzip (level 6, as a download would be), read piece by piece."""
-    packer = zlib.compressobj(level=6, wbits=31)
-    size = 0
-    with path.open("rb") as file:
-        while piece := file.read(1 << 20):
-            size += len(packer.compress(piece))
-    return size + len(packer.flush())
 
 
 def _operators(artifact: Artifact) -> Mapping[str, Any] | None:
@@ -328,7 +321,7 @@ def _with_costs(row: Row, entry: _Entry, feeds: Feeds, options: BenchOptions) ->
     if not options.profiles_layers:
         return row
     layers = profile_layers(model, feeds, threads=threads, peaks=load_peaks())
-    return replace(row, layers=tuple(layer.document() for layer in layers))
+    return replace(row, layers=tuple(layers))
 
 
 def _judgements(

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from aigc_compress.bench.latency import LatencyPlan
+from aigc_compress.bench.profile import Layer
 from aigc_compress.bench.roofline import Peaks, limit_of
 from aigc_compress.bench.statistics import ratio_of_medians
 from aigc_compress.bench.timing import Timing
@@ -95,7 +96,7 @@ def _row(
         control,
         raw["ended"],
         raw["operators"],
-        tuple(raw["layers"]) if raw["layers"] else None,
+        tuple(Layer(**each) for each in raw["layers"]) if raw["layers"] else None,
     )
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gzip
 import importlib.metadata
 import os
 import tempfile
@@ -21,7 +20,6 @@ from aigc_compress.engines import check_feeds, get_engine
 from aigc_compress.errors import AigcCompressError, PassError, StoppedError
 from aigc_compress.loading import load_artifact, resolve_source
 from aigc_compress.machine import describe_machine
-from aigc_compress.storage import digest_file
 from aigc_compress.task import Feeds, OnStep, Quality, Runner
 from aigc_compress.workload import FeedOptions, Workload, make_workload
 
@@ -182,12 +180,13 @@ class _Contest:
             path = self.folder / f"{row.peer.name}.onnx"
             job = Job(self.source, graph, path, self.calibration, self._quantize_options())
             convert_apart(row.peer.conversion, job)
-        return replace(row, path=path, file=_facts(path))
+        return replace(row, path=path)
 
     def _opened(self, row: PeerRow) -> PeerRow:
-        """Load and run it once in a process of its own, which may crash."""
+        """Load and run it once in a process of its own, which may crash; add what its file is."""
         run_contest([self._contestant(row)], self.timing_feeds, PROBE)
-        return row
+        assert row.path is not None
+        return replace(row, file=FileFacts.of(row.path))
 
     def _judged(self, rows: list[PeerRow]) -> list[PeerRow]:
         """Add the quality of the very files on the very engines that are timed."""
@@ -279,12 +278,6 @@ def _attempt(stage: Callable[[PeerRow], PeerRow], row: PeerRow) -> PeerRow:
 def _require(baseline: PeerRow) -> None:
     if baseline.error is not None:
         raise PassError(f"{baseline.model} does not run in FP32: {baseline.error}")
-
-
-def _facts(path: Path) -> FileFacts:
-    """Return what is to be known about a file; peers write all into one."""
-    content = path.read_bytes()
-    return FileFacts(len(content), len(gzip.compress(content, 6)), digest_file(path))
 
 
 def _versions() -> dict[str, str | None]:

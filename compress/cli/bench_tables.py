@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from aigc_compress.console import say, show, show_table
 
 from .tables import detail_lines, quality_cells, size_text, speed_text
 
 if TYPE_CHECKING:
+    from aigc_compress.bench.profile import Layer
     from aigc_compress.bench_result import BenchResult, Row
 
 __all__ = ["show_result"]
@@ -54,10 +55,18 @@ def _show_notes(result: BenchResult) -> None:
                 f"Note: {row.model} on {row.engine} had not settled after its warm-up in"
                 f" {row.timing.unsteady_processes} of {len(row.timing.processes)} processes."
             )
+    _note_cores(result)
     if result.trust.complaint:
         say(f"Note: the machine was not quiet: {result.trust.complaint}. Repeat it alone.")
     for note in result.notes:
         say(f"Note: {note}")
+
+
+def _note_cores(result: BenchResult) -> None:
+    wanted = result.options.plan.cores
+    used = {each.cores for row in result.rows for each in row.timing.processes}
+    if wanted and used != {tuple(sorted(set(wanted)))}:
+        say("Note: this system does not bind processes to CPU cores: --cores had no effect.")
 
 
 def _ending(row: Row, most: int) -> str:
@@ -113,27 +122,29 @@ def _limit_text(row: Row) -> str:
     return f"{row.limit.milliseconds:.3f} {row.limit.bound_by} {share:.0%}"
 
 
-def _show_layers(row: Row, layers: Sequence[Mapping[str, Any]]) -> None:
-    """Print the costliest layers, and the share of time by kind of work."""
-    ranked = sorted(layers, key=lambda layer: -layer["share"])[:COSTLY_LAYERS]
+def _show_layers(row: Row, layers: Sequence[Layer]) -> None:
+    """Print the costliest layers, the share of time by kind of work, and what stays float."""
+    from aigc_compress.bench.profile import costliest_float, overhead
+
+    ranked = sorted(layers, key=lambda layer: -layer.share)[:COSTLY_LAYERS]
     title = f"{row.model}: {len(ranked)} costliest of {len(layers)} layers (engine's profile)"
     columns = ["layer", "operator", "kind", "ms", "share", "MMACs", "limit ms", "efficiency"]
     show_table(title, columns, [_layer_cells(layer) for layer in ranked])
-    shares: dict[str, float] = {}
-    for layer in layers:
-        shares[layer["role"]] = shares.get(layer["role"], 0.0) + layer["share"]
-    show("  " + ", ".join(f"{role} {share:.0%}" for role, share in shares.items()))
+    shares = overhead(layers)
+    show("  " + ", ".join(f"{role} {share:.0%}" for role, share in shares.items() if share))
+    if shares["integer"]:
+        floats = [f"{each.op} {each.share:.0%}" for each in costliest_float(layers)]
+        show(f"  costliest in float: {', '.join(floats) or 'none'}")
 
 
-def _layer_cells(layer: Mapping[str, Any]) -> list[str]:
-    efficiency = layer["efficiency"]
+def _layer_cells(layer: Layer) -> list[str]:
     return [
-        layer["name"],
-        layer["op"],
-        layer["role"],
-        f"{layer['ms']:.4f}",
-        f"{layer['share']:.0%}",
-        f"{layer['macs'] / 1e6:.2f}",
-        f"{layer['limit_ms']:.4f}",
-        "-" if efficiency is None else f"{efficiency:.0%}",
+        layer.name,
+        layer.op,
+        layer.role,
+        f"{layer.ms:.4f}",
+        f"{layer.share:.0%}",
+        f"{layer.macs / 1e6:.2f}",
+        f"{layer.limit_ms:.4f}",
+        "-" if layer.efficiency is None else f"{layer.efficiency:.0%}",
     ]

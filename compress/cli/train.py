@@ -91,10 +91,13 @@ def _overrides(pairs: list[str], **flags: Any) -> dict[str, Any]:
 
 
 def _say_news(news: Progress) -> None:
+    from .tables import detail_lines
+
     if news.quality is not None:
         quality = news.quality
-        details = f" {dict(quality.details)}" if quality.details else ""
-        say(f"step {news.done}: validation {quality.metric} {quality.value:.3f}{details}")
+        say(f"step {news.done}: validation {quality.metric} {quality.value:.3f}")
+        for line in detail_lines(quality.details):
+            say(f"  {line}")
     elif news.done % (news.total // 20 or 1) < 50:
         losses = ", ".join(f"{name} {value:.3f}" for name, value in news.losses.items())
         say(f"step {news.done} of {news.total}: {losses}")

@@ -18,6 +18,7 @@ __all__ = [
     "all_nodes",
     "is_integer",
     "operators_at_run_time",
+    "with_node_names",
 ]
 
 BORDERS = ("DequantizeLinear", "QuantizeLinear")
@@ -119,3 +120,14 @@ def all_nodes(graph: Any) -> Iterator[Any]:
         for attribute in node.attribute:
             if attribute.type == onnx.AttributeProto.GRAPH:
                 yield from all_nodes(attribute.g)
+
+
+def with_node_names(model: ModelProto) -> ModelProto:
+    """Return a copy in which every node of the main graph has a name of its own."""
+    named = ModelProto()
+    named.CopyFrom(model)
+    taken = Counter(node.name for node in named.graph.node)
+    for index, node in enumerate(named.graph.node):
+        if not node.name or taken[node.name] > 1:
+            node.name = f"{node.name or node.op_type}__{index}"
+    return named

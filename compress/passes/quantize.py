@@ -30,6 +30,7 @@ from .operators import (
     all_nodes,
     is_integer,
     operators_at_run_time,
+    with_node_names,
 )
 
 __all__ = ["Mode", "QuantizeConfig", "QuantizePass"]
@@ -151,7 +152,7 @@ def _static(
             f"Static quantization covers {', '.join(STATIC_ANCHORS)}; the graph has none of them."
             " Try --mode dynamic."
         )
-    named = _with_node_names(model)
+    named = with_node_names(model)
     fixed = {
         "quant_format": QuantFormat.QDQ,
         "op_types_to_quantize": [*anchors, *STATIC_FOLLOWERS],
@@ -179,17 +180,6 @@ def _static(
         "given_up": given_up,
     }
     return quantized, {"static": told}
-
-
-def _with_node_names(model: ModelProto) -> ModelProto:
-    """Return a copy in which every node has a name of its own, as the tool needs to select."""
-    named = onnx.ModelProto()
-    named.CopyFrom(model)
-    taken = Counter(node.name for node in named.graph.node)
-    for index, node in enumerate(named.graph.node):
-        if not node.name or taken[node.name] > 1:
-            node.name = f"{node.name or node.op_type}__{index}"
-    return named
 
 
 def _integer_region(model: ModelProto) -> list[str]:

@@ -450,3 +450,8 @@ def test_an_interrupt_ends_with_code_130_and_one_line(workplace, rnn_pt):
         _, stderr = process.communicate(timeout=60)
     assert process.returncode == 130
     assert stderr == "Interrupted; no file was left half-written.\n"
+
+
+def test_cores_that_the_machine_does_not_have_are_refused(refuse, gan_pt):
+    message = refuse("bench", gan_pt, "--cores", "4095", "--no-quality", code=2)
+    assert "this machine allows" in message
