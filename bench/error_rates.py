@@ -13,22 +13,24 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Annotated, Any
+from tempfile import TemporaryDirectory
+from typing import Annotated, Any, cast
 
 import numpy as np
 import typer
 from numpy.typing import NDArray
 
+from aigc_compress.api import to_onnx
+from aigc_compress.artifact import save_onnx
 from aigc_compress.console import progress, say, show_json, show_table, to_json
-from aigc_compress.errors import UsageError
-from aigc_compress.loading import load_artifact, resolve_source
+from aigc_compress.loading import load_artifact
 from aigc_compress.machine import describe_machine
-from aigc_compress.models.tasks import make_task
 from aigc_compress.storage import require_writable, write_bytes
+from aigc_compress.workload import FeedOptions, make_workload
 
 from .latency import Contestant, LatencyPlan, run_contest
-from .statistics import RatioInterval, ratio_of_medians
-from .stopping import LEAST_PROCESSES, Stopping
+from .statistics import RatioInterval, paired_speedup
+from .stopping import LEAST_PROCESSES, Reason
 from .trust import Watch
 
 __all__ = ["ErrorRates", "decide", "error_rates"]
@@ -65,16 +67,14 @@ def decide(
         candidate: the same of the candidate, same shape.
         seed: of the resampling.
     """
-    rule = Stopping(len(baseline))
-    for count in range(LEAST_PROCESSES, len(baseline)):
-        confidence = rule.confidence("verdict clear")
-        early = ratio_of_medians(
-            baseline[:count], candidate[:count], seed=seed, confidence=confidence
-        )
-        if early.verdict != "no difference shown":
-            return early
-    return ratio_of_medians(
-        baseline, candidate, seed=seed, confidence=rule.confidence("all processes")
+    count, reason = len(baseline), cast(Reason, "all processes")
+    rule = LatencyPlan(processes=count).stopping
+    for looked in range(LEAST_PROCESSES, count):
+        if rule.is_clear(baseline[:looked], [candidate[:looked]], seed=seed):
+            count, reason = looked, "verdict clear"
+            break
+    return paired_speedup(
+        baseline[:count], candidate[:count], seed=seed, confidence=rule.confidence(reason)
     )
 
 
@@ -88,7 +88,7 @@ def error_rates(
         for change in CHANGES
     }
     false = sum(each.verdict != "no difference shown" for each in plain)
-    widths = [each.high / each.ratio - 1 for each in plain]
+    widths = [each.half_width for each in plain]
     return ErrorRates(model, len(pairs), false, found, float(np.median(widths)))
 
 
@@ -96,17 +96,18 @@ def _time_against_itself(
     name: str, plan: LatencyPlan
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     artifact = load_artifact(name)
-    if artifact.task is None or artifact.spec is None:
-        raise UsageError(f"{name} has no task to take feeds from; name gan, cnn, rnn or their .pt.")
-    feeds = make_task(artifact.task, artifact.spec.config).feeds(1, seed=plan.seed)
-    engine = "ort" if artifact.stage == "onnx" else "torch"
-    contestant = Contestant(resolve_source(name), engine, decides=False)
-    sides = run_contest([contestant, contestant], feeds, plan).timings
+    workload = make_workload(artifact, FeedOptions())
+    feeds = workload.timing_feeds(batch=1, length=1, seed=plan.seed)
+    with TemporaryDirectory() as folder:
+        path = Path(folder) / "model.onnx"
+        save_onnx(to_onnx(artifact, workload), path)
+        contestant = Contestant(path, decides=False)
+        sides = run_contest([contestant, contestant], feeds, plan).timings
     return sides[0].blocks_ms, sides[1].blocks_ms
 
 
 def _command(
-    models: Annotated[list[str], typer.Argument(help="references, or .onnx files with a task")],
+    models: Annotated[list[str], typer.Argument(help="references, .pt or .onnx, on ONNX Runtime")],
     runs: Annotated[int, typer.Option(min=2, help="runs per model")] = 20,
     processes: Annotated[int, typer.Option(min=3)] = LatencyPlan.processes,
     threads: Annotated[int, typer.Option(min=1)] = 1,
@@ -116,7 +117,7 @@ def _command(
     """Count false verdicts of models against themselves, and how often a known change is found."""
     if output is not None:
         require_writable(output)
-    watch, rates = Watch(), []
+    watch, rates, blocks = Watch(), [], {}
     plan = LatencyPlan(threads=threads, processes=processes, stops_early=False)
     for name in models:
         with progress(name) as on_step:
@@ -125,7 +126,8 @@ def _command(
                 pairs.append(_time_against_itself(name, replace(plan, seed=run)))
                 on_step(run + 1, runs)
         rates.append(error_rates(name, pairs))
-    document = _document(rates, watch, plan)
+        blocks[name] = np.round(np.array(pairs), 6).tolist()
+    document = _document(rates, watch, plan) | {"blocks_ms": blocks}
     if output is not None:
         write_bytes(output, (to_json(document) + "\n").encode())
     if json:

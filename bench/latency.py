@@ -15,7 +15,7 @@ from aigc_compress.errors import UsageError
 from aigc_compress.task import Feeds, OnStep
 
 from .client import start_worker
-from .statistics import RatioInterval, ratio_of_medians
+from .statistics import RatioInterval, paired_speedup
 from .stopping import LEAST_PROCESSES, Reason, Stopping
 from .timing import ProcessRecord, Timing
 
@@ -53,6 +53,8 @@ class LatencyPlan:
         max_seconds: time after which no further process starts and no process gets more than two
             blocks; three processes run in any case. None: no limit.
         stops_early: whether it ends once every verdict is clear (see `stopping`).
+        precision: half width of the intervals, as a share of the ratio, that ending early needs;
+            None: the verdicts alone are enough.
         cores: CPU cores that workers are bound to where the system allows; none: not bound.
         seed: of the order of blocks, and of statistics.
     """
@@ -66,6 +68,7 @@ class LatencyPlan:
     callers: int = 1
     max_seconds: float | None = None
     stops_early: bool = True
+    precision: float | None = 0.1
     cores: tuple[int, ...] = ()
     seed: int = 0
 
@@ -76,7 +79,9 @@ class LatencyPlan:
     @property
     def stopping(self) -> Stopping:
         """Return when it may end, which also sets the confidence of its intervals."""
-        return Stopping(self.processes if self.stops_early else LEAST_PROCESSES)
+        if not self.stops_early:
+            return Stopping(LEAST_PROCESSES)
+        return Stopping(self.processes, self.precision)
 
 
 @dataclass(frozen=True)
@@ -98,7 +103,7 @@ class Contest:
     def speedup(self, index: int) -> RatioInterval:
         """Return how many times faster a contestant is than the first one."""
         baseline, candidate = self.timings[0], self.timings[index]
-        return ratio_of_medians(
+        return paired_speedup(
             baseline.blocks_ms, candidate.blocks_ms, seed=self.seed, confidence=self.confidence
         )
 

@@ -43,4 +43,11 @@ def quick_plan(budget_seconds: float, plan: LatencyPlan) -> LatencyPlan:
     Three processes run in any case, which costs two models of about 1 ms some two seconds; a
     larger budget buys more processes, and so finds smaller differences.
     """
-    return replace(plan, blocks=4, block_ms=15.0, warmup_ms=30.0, max_seconds=budget_seconds)
+    return replace(
+        plan,
+        blocks=4,
+        block_ms=15.0,
+        warmup_ms=30.0,
+        max_seconds=budget_seconds,
+        precision=None,
+    )

@@ -13,7 +13,7 @@ import re
 import tempfile
 from bisect import bisect_right
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from statistics import median
 from typing import Any, Literal
@@ -44,6 +44,7 @@ Event = Mapping[str, Any]
 
 CALLS = 30
 WARMUP_CALLS = 5
+SHORTEST_MS = 0.02
 SUFFIX = "_kernel_time"
 BLOCKED = "_nchwc"  # after the name of a node's output, where it became a blocked one
 TRANSPOSED = re.compile(r"_token_\d+$")  # after the name of a node that was moved to NHWC
@@ -69,10 +70,11 @@ class Layer:
         macs: multiply-accumulates per call; 0 where the node exists in the session alone.
         weight_bytes: bytes of the constants that it reads.
         is_integer: whether the arithmetic is on integers.
-        limit_ms: the least time that this machine allows (see `roofline`).
-        efficiency: limit over measured time; None where there is nothing to count or no time.
         role: `border` between floats and integers, `reorder` of a layout, `float` or `integer`
             arithmetic, `other` (moves of data, control flow).
+        limit_ms: the least time that this machine allows (see `roofline`).
+        efficiency: limit over measured time; None where there is nothing to count, or where the
+            time is too short for the profiler's clock, which ticks in microseconds.
     """
 
     name: str
@@ -82,9 +84,26 @@ class Layer:
     macs: int
     weight_bytes: int
     is_integer: bool
-    limit_ms: float
-    efficiency: float | None
     role: Role
+    limit_ms: float = 0.0
+    efficiency: float | None = None
+
+    @property
+    def cost(self) -> dict[str, int]:
+        """Return MACs and bytes as `roofline.limit_of` takes them."""
+        integer_macs = self.macs if self.is_integer else 0
+        return {
+            "macs": self.macs,
+            "integer_macs": integer_macs,
+            "weight_bytes": self.weight_bytes,
+        }
+
+    def under(self, peaks: Peaks, *, threads: int, working_set_bytes: int) -> Layer:
+        """Return it with the limit and the efficiency that these peaks give."""
+        limit = limit_of(self.cost, peaks, threads=threads, working_set_bytes=working_set_bytes)
+        is_known = self.ms >= SHORTEST_MS and limit.milliseconds > 0
+        reached = limit.efficiency(self.ms) if is_known else None
+        return replace(self, limit_ms=limit.milliseconds, efficiency=reached)
 
     def document(self) -> dict[str, Any]:
         """Return it as JSON."""
@@ -131,9 +150,9 @@ def profile_layers(
     layers = []
     for name, time in times.items():
         cost = costs.get(name) or NodeCost(name, time.op, 0, 0, 0, is_integer(time.op))
-        limit_ms = _limit_ms(cost, peaks, threads=threads, working_set_bytes=weights)
         role: Role = "border" if name in casts else _role(time, is_counted=name in costs)
-        layers.append(_layer(name, time, cost, total_ms=total_ms, limit_ms=limit_ms, role=role))
+        layer = _layer(name, time, cost, total_ms=total_ms, role=role)
+        layers.append(layer.under(peaks, threads=threads, working_set_bytes=weights))
     return layers
 
 
@@ -251,16 +270,7 @@ def _role(time: LayerTime, *, is_counted: bool) -> Role:
     return "float"
 
 
-def _limit_ms(cost: NodeCost, peaks: Peaks, *, threads: int, working_set_bytes: int) -> float:
-    integer_macs = cost.macs if cost.is_integer else 0
-    parts = {"macs": cost.macs, "integer_macs": integer_macs, "weight_bytes": cost.weight_bytes}
-    limit = limit_of(parts, peaks, threads=threads, working_set_bytes=working_set_bytes)
-    return limit.milliseconds
-
-
-def _layer(
-    name: str, time: LayerTime, cost: NodeCost, *, total_ms: float, limit_ms: float, role: Role
-) -> Layer:
+def _layer(name: str, time: LayerTime, cost: NodeCost, *, total_ms: float, role: Role) -> Layer:
     ms = median(time.calls_ms)
     return Layer(
         name,
@@ -270,7 +280,5 @@ def _layer(
         cost.macs,
         cost.weight_bytes,
         cost.is_integer,
-        limit_ms,
-        limit_ms / ms if ms and limit_ms else None,
         role,
     )

@@ -18,7 +18,7 @@ import json
 import os
 import time
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +33,7 @@ from aigc_compress.storage import write_bytes
 
 from .trust import Watch
 
-__all__ = ["Limit", "Peaks", "limit_of", "load_peaks", "measure_peaks"]
+__all__ = ["Limit", "Peaks", "keep_peaks", "limit_of", "load_peaks", "measure_peaks"]
 
 PEAKS_VERSION = 2  # of the set of kernels below; part of the cache's key
 # Products (batch, m, k, n): squares, those of unrolled 3x3 convolutions, small ones in a batch
@@ -73,6 +73,33 @@ class Peaks:
         """Return the best bandwidth measured at this working set or any larger one."""
         fitting = [rate for size, rate in self.bandwidths if size >= working_set_bytes]
         return max(fitting) if fitting else self.bandwidths[-1][1]
+
+    def admitting(
+        self,
+        cost: Mapping[str, int],
+        measured_ms: float,
+        *,
+        threads: int = 1,
+        working_set_bytes: int | None = None,
+    ) -> Peaks:
+        """Return peaks raised so far that what was measured is no faster than its limit.
+
+        A model's kernel may fit this machine better than every one that the peaks were measured
+        with; then the peak was too low, and the model shows it. Arguments as for `limit_of`.
+        """
+        limit = limit_of(cost, self, threads=threads, working_set_bytes=working_set_bytes)
+        excess = limit.efficiency(measured_ms)
+        if excess <= 1:
+            return self
+        if limit.bound_by == "weights":
+            rates = tuple((size, rate * excess) for size, rate in self.bandwidths)
+            return replace(self, bandwidths=rates)
+        has_floats = cost["macs"] > cost["integer_macs"]
+        return replace(
+            self,
+            float_macs=self.float_macs * (excess if has_floats else 1),
+            integer_macs=self.integer_macs * (excess if cost["integer_macs"] else 1),
+        )
 
 
 @dataclass(frozen=True)
@@ -121,18 +148,28 @@ def load_peaks() -> Peaks:
 
     Peaks measured while other work ran are too low; they are used once and not kept.
     """
-    path = _cache_file()
     try:
-        values = json.loads(path.read_text())
+        values = json.loads(_cache_file().read_text())
         pairs = tuple((int(size), float(rate)) for size, rate in values["bandwidths"])
         return Peaks(float(values["float_macs"]), float(values["integer_macs"]), pairs)
     except (OSError, ValueError, KeyError, TypeError):
         watch = Watch()
         peaks = measure_peaks()
         if not watch.stop().complaint:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            write_bytes(path, json.dumps(asdict(peaks)).encode())
+            _write_peaks(peaks)
         return peaks
+
+
+def keep_peaks(peaks: Peaks) -> None:
+    """Let `load_peaks` return these from now on, in this process and in later ones."""
+    _write_peaks(peaks)
+    load_peaks.cache_clear()
+
+
+def _write_peaks(peaks: Peaks) -> None:
+    path = _cache_file()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_bytes(path, json.dumps(asdict(peaks)).encode())
 
 
 def measure_peaks() -> Peaks:

@@ -2,11 +2,14 @@
 
 Looking often and stopping at the first clear verdict would call chance a difference more than 5
 times of 100. So the 5 % are shared out (Bonferroni): all early looks together get 1 %, the last one
-4 %. A large difference is clear at an early look all the same; a small one takes every process.
+4 %. A large difference is clear at an early look all the same; a small one takes every process. A
+clear verdict alone is worth little where the interval is wide ("2.5 times, between 1.02 and 6.2"),
+so an early end can ask for an interval that is narrow enough, too.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -14,7 +17,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from .statistics import CONFIDENCE, ratio_of_medians
+from .statistics import CONFIDENCE, paired_speedup
 
 __all__ = ["LEAST_PROCESSES", "Reason", "Stopping"]
 
@@ -26,9 +29,14 @@ Reason = Literal["verdict clear", "all processes", "out of time"]
 
 @dataclass(frozen=True)
 class Stopping:
-    """The rule for at most `processes` processes, the first look after `LEAST_PROCESSES`."""
+    """The rule for at most `processes` processes, the first look after `LEAST_PROCESSES`.
+
+    An early look ends the measurement only where every interval's half width, as a share of the
+    ratio, is at most `precision`; with None the verdicts alone count.
+    """
 
     processes: int
+    precision: float | None = None
 
     @property
     def early_looks(self) -> int:
@@ -50,12 +58,14 @@ class Stopping:
         *,
         seed: int = 0,
     ) -> bool:
-        """Whether every candidate has a verdict already, from (processes, blocks) arrays in ms."""
+        """Whether every verdict is clear, and narrow enough; (processes, blocks) arrays in ms."""
         if not candidates or len(baseline) < LEAST_PROCESSES:
             return False
         confidence = self.confidence("verdict clear")
         found = (
-            ratio_of_medians(baseline, each, seed=seed, confidence=confidence)
-            for each in candidates
+            paired_speedup(baseline, each, seed=seed, confidence=confidence) for each in candidates
         )
-        return all(each.verdict != "no difference shown" for each in found)
+        widest = math.inf if self.precision is None else self.precision
+        return all(
+            each.verdict != "no difference shown" and each.half_width <= widest for each in found
+        )

@@ -22,9 +22,9 @@ from typing import Any
 
 import numpy as np
 
-from aigc_compress.engines import get_engine
+from aigc_compress.engines import LoadsFiles, get_engine
 from aigc_compress.errors import AigcCompressError, UsageError, first_line
-from aigc_compress.loading import load_artifact
+from aigc_compress.task import Runner
 
 __all__ = ["main", "peak_resident_bytes", "time_calls", "time_together"]
 
@@ -93,19 +93,29 @@ def _open(request: dict[str, Any], answers: Any) -> Callable[[], object]:
     cores = _keep_to(request["cores"])
     with np.load(request["feeds"]) as archive:
         feeds = {name: archive[f"arr_{i}"] for i, name in enumerate(request["inputs"])}
-    artifact = load_artifact(Path(request["path"]))
-    start = time.perf_counter_ns()
-    session = get_engine(request["engine"]).load(artifact, threads=int(request["threads"]))
-    loaded = time.perf_counter_ns()
+    session, load_ns = _load(Path(request["path"]), request["engine"], int(request["threads"]))
 
     def call() -> object:
         return session.run(feeds)
 
+    start = time.perf_counter_ns()
     call()
-    first = time.perf_counter_ns()
-    told = {"load_ms": (loaded - start) / 1e6, "first_ms": (first - loaded) / 1e6, "cores": cores}
-    _answer(answers, told)
+    first_ms = (time.perf_counter_ns() - start) / 1e6
+    _answer(answers, {"load_ms": load_ns / 1e6, "first_ms": first_ms, "cores": cores})
     return call
+
+
+def _load(path: Path, engine: str, threads: int) -> tuple[Runner, int]:
+    """Return a runner and the nanoseconds that the engine took to make it of the file."""
+    known, clock = get_engine(engine), time.perf_counter_ns
+    if isinstance(known, LoadsFiles):
+        start = clock()
+        return known.load_file(path, threads=threads), clock() - start
+    from aigc_compress.loading import load_artifact
+
+    artifact = load_artifact(path)
+    start = clock()
+    return known.load(artifact, threads=threads), clock() - start
 
 
 def _keep_to(cores: Sequence[int]) -> list[int]:

@@ -11,7 +11,7 @@ from typing import Any
 from aigc_compress.bench.latency import LatencyPlan
 from aigc_compress.bench.profile import Layer
 from aigc_compress.bench.roofline import Peaks, limit_of
-from aigc_compress.bench.statistics import ratio_of_medians
+from aigc_compress.bench.statistics import paired_speedup
 from aigc_compress.bench.timing import Timing
 from aigc_compress.bench.trust import Trust
 
@@ -74,7 +74,7 @@ def _row(
 ) -> Row:
     control = _timing(raw["control"], plan) if raw["control"] else None
     against = control if raw["is_baseline"] and control else timing
-    speedup = ratio_of_medians(
+    speedup = paired_speedup(
         baseline.blocks_ms,
         against.blocks_ms,
         seed=plan.seed,

@@ -6,13 +6,13 @@ from collections.abc import Mapping
 
 from aigc_compress.errors import NotOnThisMachineError, unknown_name
 
-from .base import Availability, Engine, check_feeds
+from .base import Availability, Engine, LoadsFiles, check_feeds
 from .openvino import OpenVinoEngine
 from .ort import OrtEngine
 from .torch import TorchEngine
 from .trt import TrtEngine
 
-__all__ = ["ENGINES", "Availability", "Engine", "check_feeds", "get_engine"]
+__all__ = ["ENGINES", "Availability", "Engine", "LoadsFiles", "check_feeds", "get_engine"]
 
 ENGINES: Mapping[str, Engine] = {
     engine.name: engine for engine in (OrtEngine(), OpenVinoEngine(), TorchEngine(), TrtEngine())

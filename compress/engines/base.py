@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Protocol
+from pathlib import Path
+from typing import Any, Protocol, runtime_checkable
 
 from numpy.typing import NDArray
 
@@ -12,7 +13,7 @@ from aigc_compress.artifact import Artifact, TensorSpec
 from aigc_compress.errors import FeedError
 from aigc_compress.task import Feeds, Runner
 
-__all__ = ["Availability", "Engine", "check_feeds"]
+__all__ = ["Availability", "Engine", "LoadsFiles", "check_feeds"]
 
 
 @dataclass(frozen=True)
@@ -36,6 +37,15 @@ class Engine(Protocol):
 
     def load(self, artifact: Artifact, *, threads: int) -> Runner:
         """Load an artifact of this engine's stage; raises NotOnThisMachineError or PassError."""
+        ...
+
+
+@runtime_checkable
+class LoadsFiles(Protocol):
+    """An engine that opens a file itself, as an edge app does, with no graph in Python's memory."""
+
+    def load_file(self, path: Path, *, threads: int) -> Runner:
+        """Load a file of this engine's stage; raises NotOnThisMachineError or PassError."""
         ...
 
 

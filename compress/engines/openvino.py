@@ -5,12 +5,13 @@ from __future__ import annotations
 import importlib
 import importlib.metadata
 import importlib.util
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from aigc_compress.artifact import Artifact, graph_tensors
+from aigc_compress.artifact import Artifact
 from aigc_compress.errors import NotOnThisMachineError, PassError, first_line
 from aigc_compress.task import Feeds
 
@@ -35,18 +36,25 @@ class OpenVinoEngine:
 
     def load(self, artifact: Artifact, *, threads: int) -> OpenVinoSession:
         """Compile a graph; raises PassError where OpenVINO refuses it."""
+        self._require()
+        return OpenVinoSession(artifact.payload.SerializeToString(), threads=threads)
+
+    def load_file(self, path: Path, *, threads: int) -> OpenVinoSession:
+        """Compile a graph from its file; raises PassError where OpenVINO refuses it."""
+        self._require()
+        return OpenVinoSession(path, threads=threads)
+
+    def _require(self) -> None:
         found = self.availability()
         if not found.is_available:
             raise NotOnThisMachineError(f"{found.detail}. To install: {found.install}")
-        return OpenVinoSession(artifact, threads=threads)
 
 
 class OpenVinoSession:
     """A compiled model with one inference request; feeds are not checked here."""
 
-    def __init__(self, artifact: Artifact, *, threads: int) -> None:
+    def __init__(self, model: bytes | Path, *, threads: int) -> None:
         openvino = importlib.import_module("openvino")
-        self.inputs, self.outputs = graph_tensors(artifact.payload)
         core = openvino.Core()
         settings = {
             "INFERENCE_NUM_THREADS": threads,
@@ -55,12 +63,12 @@ class OpenVinoSession:
             "INFERENCE_PRECISION_HINT": "f32",  # bf16 otherwise, where the processor has it
         }
         try:
-            model = core.read_model(artifact.payload.SerializeToString())
-            compiled = core.compile_model(model, "CPU", settings)
+            graph = core.read_model(model)
+            compiled = core.compile_model(graph, "CPU", settings)
         except RuntimeError as error:
             raise PassError(f"OpenVINO does not load this graph: {_reason(error)}") from error
         self._request = compiled.create_infer_request()
-        self._names = [spec.name for spec in self.outputs]
+        self._names = [each.get_any_name() for each in compiled.outputs]
 
     def run(self, feeds: Feeds) -> dict[str, NDArray[Any]]:
         """Return the outputs by name."""

@@ -10,7 +10,7 @@ import numpy as np
 import onnxruntime
 from numpy.typing import NDArray
 
-from aigc_compress.artifact import Artifact, graph_tensors
+from aigc_compress.artifact import Artifact
 from aigc_compress.errors import PassError, first_line
 from aigc_compress.task import Feeds
 
@@ -23,13 +23,13 @@ __all__ = ["OrtEngine", "OrtSession", "optimize_offline", "optimized"]
 
 
 class OrtSession:
-    """A session of ONNX Runtime on one graph; feeds are not checked here."""
+    """A session of ONNX Runtime on a graph or a file; feeds are not checked here."""
 
-    def __init__(self, artifact: Artifact, *, threads: int) -> None:
-        options = session_options(threads)
-        self.inputs, self.outputs = graph_tensors(artifact.payload)
-        self._names = [spec.name for spec in self.outputs]
-        self._session = create_session(artifact.payload.SerializeToString(), options)
+    def __init__(self, model: Artifact | Path, *, threads: int) -> None:
+        is_file = isinstance(model, Path)
+        source = str(model) if is_file else model.payload.SerializeToString()
+        self._session = create_session(source, session_options(threads))
+        self._names = [each.name for each in self._session.get_outputs()]
 
     def run(self, feeds: Feeds) -> dict[str, NDArray[Any]]:
         """Return the outputs by name."""
@@ -54,6 +54,10 @@ class OrtEngine:
         """Load a graph; raises PassError where ONNX Runtime refuses it."""
         return OrtSession(artifact, threads=threads)
 
+    def load_file(self, path: Path, *, threads: int) -> OrtSession:
+        """Load a graph from its file; raises PassError where ONNX Runtime refuses it."""
+        return OrtSession(path, threads=threads)
+
 
 def session_options(threads: int) -> onnxruntime.SessionOptions:
     """Return options with explicit threads, sequential execution and a silent log."""
@@ -65,7 +69,7 @@ def session_options(threads: int) -> onnxruntime.SessionOptions:
 
 
 def create_session(
-    model: bytes, options: onnxruntime.SessionOptions
+    model: bytes | str, options: onnxruntime.SessionOptions
 ) -> onnxruntime.InferenceSession:
     """Create a CPU session; raises PassError with ONNX Runtime's own first line."""
     try:

@@ -1,4 +1,5 @@
 import json
+from dataclasses import replace
 
 import numpy as np
 import onnx
@@ -45,7 +46,7 @@ def run(ts, dur):
 
 
 def layer(name, ms, share, role):
-    return Layer(name, "Conv", ms, share, 0, 0, False, 0.0, None, role)
+    return Layer(name, "Conv", ms, share, 0, 0, False, role)
 
 
 def test_times_are_told_per_call_without_the_first_ones():
@@ -96,8 +97,10 @@ def test_the_limit_of_a_layer_is_its_arithmetic_or_its_weights():
     first, *_ = [each for each in profile_layers(model, feeds, calls=3, peaks=PEAKS) if each.macs]
     macs, weights = 36 * 9 * 8 * 4, 4 * 9 * 8 * 4
     assert first.limit_ms == pytest.approx(1e3 * max(macs / 1e9, weights / 1e9))
-    if first.ms:
-        assert first.efficiency == pytest.approx(first.limit_ms / first.ms)
+    limits = {"threads": 1, "working_set_bytes": weights}
+    slow, short = (replace(first, ms=ms).under(PEAKS, **limits) for ms in (0.5, 0.001))
+    assert slow.efficiency == pytest.approx(first.limit_ms / 0.5)
+    assert short.efficiency is None  # the profiler's clock ticks in microseconds
 
 
 def test_integer_and_border_operators_are_told_apart():

@@ -85,3 +85,31 @@ def test_threads_divide_the_arithmetic():
     cost = {"macs": 6_000_000, "integer_macs": 4_000_000, "weight_bytes": 0}
     assert math.isclose(limit_of(cost, PEAKS).milliseconds, 2 + 1)
     assert math.isclose(limit_of(cost, PEAKS, threads=2).milliseconds, 1.5)
+
+
+@pytest.mark.parametrize(
+    ("cost", "bound"),
+    [
+        ({"macs": 5_000_000, "integer_macs": 0, "weight_bytes": 64}, "compute"),
+        ({"macs": 5_000_000, "integer_macs": 5_000_000, "weight_bytes": 64}, "compute"),
+        ({"macs": 5_000_000, "integer_macs": 2_000_000, "weight_bytes": 64}, "compute"),
+        ({"macs": 64, "integer_macs": 0, "weight_bytes": 1 << 22}, "weights"),
+    ],
+)
+def test_a_model_that_beats_its_limit_raises_the_peak_that_set_it(cost, bound):
+    before = limit_of(cost, PEAKS)
+    assert before.bound_by == bound
+    raised = PEAKS.admitting(cost, before.milliseconds / 1.25)
+    assert limit_of(cost, raised).efficiency(before.milliseconds / 1.25) == pytest.approx(1)
+    assert PEAKS.admitting(cost, before.milliseconds * 1.01) is PEAKS
+    assert (raised.bandwidths == PEAKS.bandwidths) == (bound == "compute")
+    if cost["integer_macs"] == 0:
+        assert raised.integer_macs == PEAKS.integer_macs
+
+
+def test_raised_peaks_are_kept(monkeypatch, tmp_path):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    roofline.load_peaks.cache_clear()
+    roofline.keep_peaks(PEAKS)
+    assert roofline.load_peaks() == PEAKS
+    roofline.load_peaks.cache_clear()

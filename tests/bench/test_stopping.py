@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from aigc_compress.bench.statistics import ratio_of_medians
+from aigc_compress.bench.statistics import paired_speedup
 from aigc_compress.bench.stopping import LEAST_PROCESSES, Stopping
 
 
@@ -43,7 +43,7 @@ def test_looking_again_and_again_rarely_calls_chance_a_difference():
             rule.is_clear(sides[0][:n], [sides[1][:n]], seed=run)
             for n in range(LEAST_PROCESSES, processes)
         )
-        last = ratio_of_medians(*sides, seed=run, confidence=rule.confidence("all processes"))
+        last = paired_speedup(*sides, seed=run, confidence=rule.confidence("all processes"))
         wrong += early or last.verdict != "no difference shown"
     # 5 of 100 expected at most; 12 or more would happen by chance less than once in 200 runs.
     assert wrong < 12

@@ -1,0 +1,311 @@
+"""The gate: a candidate is shipped only when it is shown to be faster and stays within the budget.
+
+Candidates are ranked by the quick meter, judged on validation data in that order, and the first few
+that are within the budget meet the FP32 baseline in a full contest. The fastest of those whose
+interval lies above the least speed-up is judged once more, on test data, and shipped. Where none
+passes, the answer is FP32, and every candidate says why it is not the answer.
+"""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from aigc_compress.bench.latency import Contest, Contestant, LatencyPlan, run_contest
+from aigc_compress.bench.statistics import RatioInterval
+
+from .artifact import Artifact
+from .budget import Budget, Judgement, judge_quality
+from .engines.ort import OrtSession
+from .errors import AigcCompressError, StoppedError, first_line
+from .meter import Meter, Speedup
+from .storage import write_bytes
+from .task import OnStep, Quality, Split
+from .workload import Workload
+
+__all__ = ["Candidate", "Finding", "GateOptions", "Gated", "pass_gate"]
+
+FINALISTS = 3
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """An ONNX artifact that competes to be the answer, or the reason why it could not be made."""
+
+    name: str
+    artifact: Artifact | None = None
+    failure: str = ""
+
+
+@dataclass(frozen=True)
+class Finding:
+    """What the gate found out about one candidate; what it did not need to know is None.
+
+    Attributes:
+        name: of the candidate.
+        size_bytes: of its graph.
+        quick: speed-up by the quick meter.
+        speedup: speed-up in the full contest.
+        validation: quality on validation data.
+        reason: why it was not shipped; empty for the one that was.
+    """
+
+    name: str
+    size_bytes: int | None = None
+    quick: Speedup | None = None
+    speedup: RatioInterval | None = None
+    validation: Judgement | None = None
+    reason: str = ""
+
+    def document(self) -> dict[str, Any]:
+        """Return it as JSON."""
+        speed = self.speedup or self.quick
+        quality = self.validation.document() if self.validation else None
+        return {
+            "name": self.name,
+            "size_bytes": self.size_bytes,
+            "speedup": None if speed is None else _speed_document(speed),
+            "measured": "contest" if self.speedup else "quick" if self.quick else None,
+            "quality": quality and {key: quality[key] for key in ("metric", "value", "within")},
+            "reason": self.reason,
+        }
+
+
+@dataclass(frozen=True)
+class GateOptions:
+    """What the user asks of the answer, and how it is measured.
+
+    Attributes:
+        plan: of the full contest.
+        budget: allowed drop; None takes the metric's default.
+        samples: samples of a quality measurement; None takes the task's default.
+        least_speedup: what the lower end of the speed-up's interval must exceed.
+        most_bytes: largest size of the file; None: any.
+        seed: of feeds and statistics.
+    """
+
+    plan: LatencyPlan = field(default_factory=LatencyPlan)
+    budget: Budget | None = None
+    samples: int | None = None
+    least_speedup: float = 1.0
+    most_bytes: int | None = None
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class Gated:
+    """The answer with its evidence.
+
+    Attributes:
+        winner: what is shipped; the fallback's name is that of the baseline.
+        is_fallback: whether no candidate passed.
+        contest: of the baseline and the finalists, the baseline first.
+        speedup: of the winner over the baseline.
+        judgement: of the winner on test data.
+        findings: of all candidates, in the order in which they were given.
+        index: of the winner among the contest's timings.
+    """
+
+    winner: Candidate
+    is_fallback: bool
+    contest: Contest
+    speedup: RatioInterval
+    judgement: Judgement
+    findings: tuple[Finding, ...]
+    index: int
+
+
+def pass_gate(
+    baseline: Candidate,
+    candidates: Sequence[Candidate],
+    workload: Workload,
+    meter: Meter,
+    options: GateOptions,
+    *,
+    on_step: OnStep | None = None,
+) -> Gated:
+    """Return the fastest candidate that may be shipped, else the baseline.
+
+    Args:
+        baseline: FP32; it is also what quality is compared with.
+        candidates: what competes, in any order.
+        workload: feeds and quality.
+        meter: for the first ranking.
+        options: see GateOptions.
+        on_step: called with (done, total) during the full contest.
+    """
+    return _Gate(baseline, workload, meter, options, on_step).run(candidates)
+
+
+class _Gate:
+    """The measurements of one run; findings are filled in as they come."""
+
+    def __init__(
+        self,
+        baseline: Candidate,
+        workload: Workload,
+        meter: Meter,
+        options: GateOptions,
+        on_step: OnStep | None,
+    ) -> None:
+        self._baseline, self._workload, self._meter = baseline, workload, meter
+        self._options, self._on_step = options, on_step
+        self._feeds = workload.timing_feeds(batch=1, length=1, seed=options.seed)
+        self._reference = self._runner(baseline)
+        self._known: dict[Split, Quality] = {}
+
+    def run(self, candidates: Sequence[Candidate]) -> Gated:
+        findings = self._ranked(candidates)
+        by_name = {each.name: each for each in candidates}
+        finalists: list[Candidate] = []
+        for index in _fastest_first(findings):
+            if len(finalists) == FINALISTS:
+                findings[index] = replace(findings[index], reason="faster ones were within budget")
+                continue
+            findings[index] = self._validated(findings[index], by_name[findings[index].name])
+            if not findings[index].reason:
+                finalists.append(by_name[findings[index].name])
+        contest = self._contest([self._baseline, *finalists])
+        places = {each.name: place for place, each in enumerate(finalists, start=1)}
+        findings = [_timed(each, contest, places.get(each.name)) for each in findings]
+        return self._decided(findings, by_name, contest, places)
+
+    def _ranked(self, candidates: Sequence[Candidate]) -> list[Finding]:
+        """Time all candidates with the quick meter, and refuse the slower and the too large."""
+        made = [each for each in candidates if each.artifact is not None]
+        graphs = [each.artifact for each in made if each.artifact is not None]
+        assert self._baseline.artifact is not None
+        speeds = self._meter.compare(self._baseline.artifact, graphs, self._feeds) if graphs else ()
+        quick = dict(zip((each.name for each in made), speeds, strict=True))
+        return [self._first_look(each, quick.get(each.name)) for each in candidates]
+
+    def _first_look(self, candidate: Candidate, quick: Speedup | None) -> Finding:
+        if candidate.artifact is None or quick is None:
+            return Finding(candidate.name, reason=candidate.failure)
+        size, most = candidate.artifact.payload.ByteSize(), self._options.most_bytes
+        reason = f"{quick.verdict}" if quick.verdict == "slower" else ""
+        if most is not None and size > most:
+            reason = f"{size} bytes, more than {most}"
+        return Finding(candidate.name, size, quick, reason=reason)
+
+    def _validated(self, finding: Finding, candidate: Candidate) -> Finding:
+        try:
+            judgement = self._judge(candidate, "validation")
+        except StoppedError:
+            raise
+        except AigcCompressError as error:
+            return replace(finding, reason=f"it could not be judged: {first_line(error)}")
+        reason = "" if judgement.within else f"outside the budget: {_told(judgement)}"
+        return replace(finding, validation=judgement, reason=reason)
+
+    def _judge(self, candidate: Candidate, split: Split) -> Judgement:
+        """Return the quality beside that of FP32, which is measured once per split."""
+        has_own = self._workload.has_baseline_quality
+        if has_own and split not in self._known:
+            self._known[split] = self._quality(self._reference, split)
+        is_reference = candidate is self._baseline and has_own
+        runner = self._reference if candidate is self._baseline else self._runner(candidate)
+        quality = self._known[split] if is_reference else self._quality(runner, split)
+        return judge_quality(quality, self._known.get(split), self._options.budget)
+
+    def _quality(self, runner: OrtSession, split: Split) -> Quality:
+        options = self._options
+        return self._workload.measure(
+            runner,
+            self._reference,
+            samples=options.samples,
+            seed=options.seed,
+            on_step=None,
+            split=split,
+        )
+
+    def _runner(self, candidate: Candidate) -> OrtSession:
+        assert candidate.artifact is not None
+        return OrtSession(candidate.artifact, threads=os.cpu_count() or 1)
+
+    def _contest(self, contestants: Sequence[Candidate]) -> Contest:
+        """Time FP32 and the finalists; FP32 takes part twice where it is alone, as A/A."""
+        with tempfile.TemporaryDirectory() as folder:
+            files = []
+            for index, each in enumerate(contestants):
+                assert each.artifact is not None
+                path = Path(folder) / f"{index}.onnx"
+                write_bytes(path, each.artifact.payload.SerializeToString())
+                files.append(Contestant(path))
+            if len(files) == 1:
+                files.append(replace(files[0], decides=False))
+            return run_contest(files, self._feeds, self._options.plan, on_step=self._on_step)
+
+    def _decided(
+        self,
+        findings: list[Finding],
+        by_name: dict[str, Candidate],
+        contest: Contest,
+        places: dict[str, int],
+    ) -> Gated:
+        """Take the fastest that is shown to be faster; it must hold on test data too."""
+        for index in _fastest_first(findings):
+            finding = findings[index]
+            if finding.speedup is None:
+                continue
+            if finding.speedup.low <= self._options.least_speedup:
+                findings[index] = replace(finding, reason=_not_faster(finding, self._options))
+                continue
+            judgement = self._judge(by_name[finding.name], "test")
+            if not judgement.within:
+                reason = f"outside the budget on test data: {_told(judgement)}"
+                findings[index] = replace(finding, reason=reason)
+                continue
+            told = [_beaten(each, finding) for each in findings]
+            place = places[finding.name]
+            winner = by_name[finding.name]
+            return Gated(winner, False, contest, finding.speedup, judgement, (*told,), place)
+        judgement = self._judge(self._baseline, "test")
+        one = contest.speedup(1) if not places else RatioInterval(1.0, 1.0, 1.0)
+        return Gated(self._baseline, True, contest, one, judgement, (*findings,), 0)
+
+
+def _fastest_first(findings: Sequence[Finding]) -> list[int]:
+    """Return the indices of what is still in the race, the fastest first."""
+
+    def ratio(index: int) -> float:
+        speed = findings[index].speedup or findings[index].quick
+        return speed.ratio if speed else 0.0
+
+    running = [index for index, each in enumerate(findings) if not each.reason]
+    return sorted(running, key=ratio, reverse=True)
+
+
+def _timed(finding: Finding, contest: Contest, place: int | None) -> Finding:
+    return finding if place is None else replace(finding, speedup=contest.speedup(place))
+
+
+def _not_faster(finding: Finding, options: GateOptions) -> str:
+    assert finding.speedup is not None
+    if options.least_speedup > 1:
+        return f"not shown to be {options.least_speedup:g} times faster"
+    return finding.speedup.verdict
+
+
+def _beaten(finding: Finding, winner: Finding) -> Finding:
+    if finding.reason or finding.name == winner.name:
+        return finding
+    return replace(finding, reason=f"{winner.name} is faster")
+
+
+def _told(judgement: Judgement) -> str:
+    quality, baseline = judgement.quality, judgement.baseline
+    if baseline is None:
+        return f"{quality.metric} {quality.value:.1f}, needed {judgement.allowed:.1f}"
+    drop = quality.drop_from(baseline)
+    return f"{quality.metric} worse by {drop:.3g}, allowed {judgement.allowed:.3g}"
+
+
+def _speed_document(speed: Speedup) -> dict[str, Any]:
+    if isinstance(speed, RatioInterval):
+        return asdict(speed)
+    return {"ratio": speed.ratio, "low": speed.low, "high": speed.high}
