@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
+from json import loads
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Annotated, Any, cast
@@ -78,10 +79,8 @@ def decide(
     )
 
 
-def error_rates(
-    model: str, pairs: Sequence[tuple[NDArray[np.float64], NDArray[np.float64]]]
-) -> ErrorRates:
-    """Count verdicts over pairs of (processes, blocks) arrays in ms, both sides the same model."""
+def error_rates(model: str, pairs: NDArray[np.float64]) -> ErrorRates:
+    """Count verdicts over runs in ms, (runs, 2 sides alike, processes, blocks)."""
     plain = [decide(a, b) for a, b in pairs]
     found = {
         f"{change:.2f}": sum(decide(a, b / change).verdict == "faster" for a, b in pairs)
@@ -107,27 +106,30 @@ def _time_against_itself(
 
 
 def _command(
-    models: Annotated[list[str], typer.Argument(help="references, .pt or .onnx, on ONNX Runtime")],
+    models: Annotated[
+        list[str] | None, typer.Argument(help="references, .pt or .onnx, on ONNX Runtime")
+    ] = None,
     runs: Annotated[int, typer.Option(min=2, help="runs per model")] = 20,
     processes: Annotated[int, typer.Option(min=3)] = LatencyPlan.processes,
     threads: Annotated[int, typer.Option(min=1)] = 1,
     output: Annotated[Path | None, typer.Option("-o", "--output", help="JSON to write")] = None,
+    replay: Annotated[
+        Path | None, typer.Option(help="count again from the times in a file of -o, time nothing")
+    ] = None,
     json: Annotated[bool, typer.Option("--json", help="print JSON")] = False,
 ) -> None:
     """Count false verdicts of models against themselves, and how often a known change is found."""
     if output is not None:
         require_writable(output)
-    watch, rates, blocks = Watch(), [], {}
-    plan = LatencyPlan(threads=threads, processes=processes, stops_early=False)
-    for name in models:
-        with progress(name) as on_step:
-            pairs = []
-            for run in range(runs):
-                pairs.append(_time_against_itself(name, replace(plan, seed=run)))
-                on_step(run + 1, runs)
-        rates.append(error_rates(name, pairs))
-        blocks[name] = np.round(np.array(pairs), 6).tolist()
-    document = _document(rates, watch, plan) | {"blocks_ms": blocks}
+    if replay is not None:
+        document = loads(replay.read_text())
+    elif models:
+        plan = LatencyPlan(threads=threads, processes=processes, stops_early=False)
+        document = _measured(models, runs, plan)
+    else:
+        raise typer.BadParameter("Name the models to time, or a file with --replay.")
+    rates = [error_rates(name, np.array(each)) for name, each in document["blocks_ms"].items()]
+    document["rates"] = [asdict(each) for each in rates]
     if output is not None:
         write_bytes(output, (to_json(document) + "\n").encode())
     if json:
@@ -136,13 +138,23 @@ def _command(
         _show(rates, document)
 
 
-def _document(rates: Sequence[ErrorRates], watch: Watch, plan: LatencyPlan) -> dict[str, Any]:
+def _measured(models: Sequence[str], runs: int, plan: LatencyPlan) -> dict[str, Any]:
+    """Return the document without its rates: blocks in ms as (runs, 2 sides, processes, blocks)."""
+    watch, blocks = Watch(), {}
+    for name in models:
+        with progress(name) as on_step:
+            pairs = []
+            for run in range(runs):
+                pairs.append(_time_against_itself(name, replace(plan, seed=run)))
+                on_step(run + 1, runs)
+        blocks[name] = np.round(np.array(pairs), 6).tolist()
     return {
         "schema": "aigc-compress/error-rates/1",
         "machine": describe_machine(),
         "trust": watch.stop().document(),
         "settings": asdict(plan),
-        "rates": [asdict(each) for each in rates],
+        "rates": [],
+        "blocks_ms": blocks,
     }
 
 

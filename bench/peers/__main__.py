@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import sys
+from json import loads
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from aigc_compress.cli import options as common
 from aigc_compress.cli.tables import quality_cells, size_text, speed_text
-from aigc_compress.console import progress, say, show_json, show_table, to_json
-from aigc_compress.errors import AigcCompressError
+from aigc_compress.console import progress, say, show, show_json, show_table, to_json
+from aigc_compress.errors import AigcCompressError, InputFileError, first_line
 from aigc_compress.machine import cpu_name
 from aigc_compress.storage import require_writable, write_bytes
 
-from .contest import PeerOptions, PeerRow, PeersResult, compare_peers
+from .contest import SCHEMA, PeerOptions, PeerRow, PeersResult, compare_peers
+from .markdown import markdown_table
 
 __all__ = ["app", "main"]
 
@@ -24,7 +26,10 @@ app = typer.Typer(pretty_exceptions_enable=False)
 
 @app.command()
 def peers(
-    models: Annotated[list[str], typer.Argument(help="gan, cnn, rnn, .pt or .onnx files")],
+    models: Annotated[
+        list[str],
+        typer.Argument(help="gan, cnn, rnn, .pt or .onnx files; with --markdown, .json of -o"),
+    ],
     threads: common.Threads = 1,
     batch: Annotated[int, typer.Option(min=1, help="samples of a timed call")] = 1,
     processes: common.Processes = 5,
@@ -37,6 +42,9 @@ def peers(
     output: Annotated[
         Path | None, typer.Option("-o", "--output", help="write the JSON document here too")
     ] = None,
+    markdown: Annotated[
+        bool, typer.Option("--markdown", help="measure nothing: print documents as one table")
+    ] = False,
     json: common.Json = False,
 ) -> None:
     """Compare ONNX Runtime's tools, OpenVINO with NNCF, Neural Compressor and ours on models.
@@ -46,6 +54,9 @@ def peers(
 
     Example: python -m aigc_compress.bench.peers cnn --json
     """
+    if markdown:
+        show(markdown_table([_document(Path(name)) for name in models]))
+        return
     feeds = common.feed_options(calibration, evaluation, feed, shape)
     plan = common.latency_plan(threads, processes, seed)
     if output is not None:
@@ -60,6 +71,16 @@ def peers(
         show_json(result.document())
     else:
         _show(result)
+
+
+def _document(path: Path) -> dict[str, Any]:
+    try:
+        document = loads(path.read_text())
+    except (OSError, ValueError) as error:
+        raise InputFileError(f"{path} is no JSON document: {first_line(error)}") from error
+    if not isinstance(document, dict) or document.get("schema") != SCHEMA:
+        raise InputFileError(f"{path} is no result of this command ({SCHEMA}).")
+    return document
 
 
 def main() -> None:

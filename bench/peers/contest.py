@@ -26,8 +26,9 @@ from aigc_compress.workload import FeedOptions, Workload, make_workload
 from .conversion import Job, convert_apart, one_line
 from .table import PEERS, Peer
 
-__all__ = ["PeerOptions", "PeerRow", "PeersResult", "compare_peers"]
+__all__ = ["SCHEMA", "PeerOptions", "PeerRow", "PeersResult", "compare_peers"]
 
+SCHEMA = "aigc-compress/peers/1"
 PROBE = LatencyPlan(processes=1, blocks=1, block_ms=1.0, warmup_ms=1.0)
 LIBRARIES = ("onnxruntime", "openvino", "nncf", "neural-compressor", "torchao")
 
@@ -87,7 +88,7 @@ class PeersResult:
         options = self.options
         told = {"batch": options.batch, "samples": options.samples, "seed": options.seed}
         return {
-            "schema": "aigc-compress/peers/1",
+            "schema": SCHEMA,
             "machine": describe_machine() | read_surroundings(),
             "trust": self.trust.document(),
             "settings": settings_document(options.plan) | told | {"libraries": _versions()},
@@ -151,7 +152,7 @@ class _Contest:
         save_onnx(graph, folder / "fp32.onnx")
         path = resolve_source(source).resolve()
         calibration = workload.calibration(seed=options.seed)
-        return cls(str(source), path, workload, options, folder, feeds, calibration)
+        return cls(Path(source).name, path, workload, options, folder, feeds, calibration)
 
     def hold(self, peers: Sequence[Peer], on_step: OnStep | None) -> list[PeerRow]:
         """Return the rows of all peers."""

@@ -26,8 +26,7 @@ class OrtSession:
     """A session of ONNX Runtime on a graph or a file; feeds are not checked here."""
 
     def __init__(self, model: Artifact | Path, *, threads: int) -> None:
-        is_file = isinstance(model, Path)
-        source = str(model) if is_file else model.payload.SerializeToString()
+        source = str(model) if isinstance(model, Path) else model.payload.SerializeToString()
         self._session = create_session(source, session_options(threads))
         self._names = [each.name for each in self._session.get_outputs()]
 

@@ -1,26 +1,45 @@
-"""Clean a graph without changing its numbers: a current opset, constants and BatchNorm folded."""
+"""Clean a graph without changing its numbers, in steps that are checked one by one."""
 
 from __future__ import annotations
 
 from collections import Counter
-from pathlib import Path
-from tempfile import TemporaryDirectory
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
 
-import numpy as np
-import onnx
+from numpy.typing import NDArray
 from onnx import ModelProto
 from pydantic import BaseModel, ConfigDict, Field
 
-from aigc_compress.artifact import Artifact, Step
+from aigc_compress.artifact import Artifact, Step, graph_tensors
 from aigc_compress.closeness import lowest_agreement_db
-from aigc_compress.engines.ort import OrtSession, optimize_offline
+from aigc_compress.engines.ort import OrtSession
 from aigc_compress.errors import PassError, first_line
 
-from .base import Context
+from .base import Context, quiet_library
+from .folding import (
+    absorb_affine,
+    absorb_batch_norm,
+    drop_dead_ends,
+    fold_constants,
+    fold_dequantized,
+    inline_functions,
+    make_weights_constant,
+    raise_opset,
+    rewrite_with_onnxruntime,
+    rewrite_with_onnxscript,
+    share_duplicates,
+    store_shapes,
+)
+from .operators import all_nodes
 
 __all__ = ["FoldConfig", "FoldPass"]
 
 MOST_GROWTH, SMALL_BYTES = 1.5, 1_000_000
+
+Rewrite = Callable[[ModelProto], tuple[ModelProto, int]]
+Outputs = list[dict[str, NDArray[Any]]]
 
 
 class FoldConfig(BaseModel):
@@ -37,41 +56,103 @@ class FoldConfig(BaseModel):
 
 
 class FoldPass:
-    """Opset conversion, onnxscript's optimizer, then ONNX Runtime's basic level.
+    """A line of rewrites, from the current opset to stored shapes.
 
-    Each of the three is kept only if the graph still computes the same; what was given up, and
-    why, stands in the step's numbers.
+    Each is kept only if the graph still computes the same and has not grown. The step's numbers
+    tell what each did (`rewrites`: how many nodes, inputs, shapes ...), which types of nodes are
+    `gone`, and what was given up and why.
     """
 
     name = "fold"
     config = FoldConfig
 
     def run(self, artifact: Artifact, config: FoldConfig, context: Context) -> Artifact:
-        """Return the folded graph; at worst the graph as it came."""
-        model: ModelProto = artifact.payload
-        reference = _outputs(model, context)
-        given_up: dict[str, str] = {}
-        for name, rewrite in (
-            ("opset", lambda graph: _raise_opset(graph, config.opset)),
-            ("onnxscript", _optimize),
-            ("onnxruntime", _optimize_basic),
-        ):
+        """Return the folded graph; at worst the graph as it came.
+
+        Raises:
+            PassError: ONNX Runtime does not run the graph as it came, or an output is no tensor.
+        """
+        before: ModelProto = artifact.payload
+        _require_tensors(before)
+        promise = _Promise(before, _outputs(before, context), config, context)
+        model, counts, given_up = before, {}, {}
+        for name, rewrite in _rewrites(config, context).items():
             try:
-                candidate = rewrite(model)
-                agreement = lowest_agreement_db(reference, _outputs(candidate, context))
-                if agreement < config.least_sqnr_db:
-                    raise PassError(f"outputs agree to {agreement:.0f} dB only")
-                _require_no_growth(model, candidate)
-                model = candidate
+                with quiet_library():
+                    candidate, count = rewrite(model)
+                if count > 0:
+                    model, counts[name] = promise.kept_by(candidate), count
             except Exception as error:  # third-party rewriters fail in ways of their own
                 given_up[name] = first_line(error)[:200]
-        numbers = {
-            "nodes": {"before": len(artifact.payload.graph.node), "after": len(model.graph.node)},
-            "given_up": given_up,
-        }
-        return artifact.then(
-            model, Step(self.name, config.model_dump(), None, numbers), stage="onnx"
-        )
+        numbers = {**_nodes(before, model), "rewrites": counts, "given_up": given_up}
+        step = Step(self.name, config.model_dump(), None, numbers)
+        return artifact.then(model, step, stage="onnx")
+
+
+def _require_tensors(model: ModelProto) -> None:
+    for value in model.graph.output:
+        kind = value.type.WhichOneof("value")
+        if kind != "tensor_type":
+            raise PassError(f"The output {value.name} is a {kind}; only tensors can be compared.")
+
+
+def _rewrites(config: FoldConfig, context: Context) -> Mapping[str, Rewrite]:
+    """Return the rewrites by name, in the order in which each helps the next."""
+    return {
+        "inputs": make_weights_constant,
+        "functions": inline_functions,
+        "opset": partial(raise_opset, opset=config.opset),
+        "constants": fold_constants,
+        "dequantize": fold_dequantized,
+        "batchnorm": absorb_batch_norm,
+        "affine": absorb_affine,
+        "onnxscript": rewrite_with_onnxscript,
+        "onnxruntime": rewrite_with_onnxruntime,
+        "dead_ends": drop_dead_ends,
+        "duplicates": share_duplicates,
+        "shapes": partial(store_shapes, feeds=context.check_feeds),
+    }
+
+
+@dataclass(frozen=True)
+class _Promise:
+    """What every rewrite keeps: the face, the size and the numbers of the graph as it came."""
+
+    model: ModelProto
+    outputs: Outputs
+    config: FoldConfig
+    context: Context
+
+    def kept_by(self, candidate: ModelProto) -> ModelProto:
+        """Return the candidate with its face restored; raises PassError where it breaks one."""
+        candidate = _with_face(candidate, self.model)
+        _require_no_growth(self.model, candidate)
+        agreement = lowest_agreement_db(self.outputs, _outputs(candidate, self.context))
+        if agreement < self.config.least_sqnr_db:
+            raise PassError(f"outputs agree to {agreement:.0f} dB only")
+        return candidate
+
+
+def _with_face(model: ModelProto, original: ModelProto) -> ModelProto:
+    """Return the graph with the inputs and outputs as they were declared.
+
+    Rewriters write what they infer over the declared shapes, and may infer wrongly.
+
+    Raises:
+        PassError: names, order or dtypes are others, so the declarations do not fit.
+    """
+    faces = [
+        [[(spec.name, spec.dtype) for spec in side] for side in graph_tensors(each)]
+        for each in (original, model)
+    ]
+    if faces[0] != faces[1]:
+        raise PassError(f"it changed the inputs and outputs from {faces[0]} to {faces[1]}")
+    declared = {each.name: each for each in (*original.graph.input, *original.graph.output)}
+    faced = ModelProto()
+    faced.CopyFrom(model)
+    for value in (*faced.graph.input, *faced.graph.output):
+        value.CopyFrom(declared[value.name])
+    return faced
 
 
 def _require_no_growth(before: ModelProto, after: ModelProto) -> None:
@@ -81,41 +162,15 @@ def _require_no_growth(before: ModelProto, after: ModelProto) -> None:
         raise PassError(f"it would grow the graph from {sizes[0]} to {sizes[1]} bytes")
 
 
-def _raise_opset(model: ModelProto, opset: int) -> ModelProto:
-    from onnx import version_converter
-
-    current = max(o.version for o in model.opset_import if o.domain in ("", "ai.onnx"))
-    return version_converter.convert_version(model, opset) if current < opset else model
-
-
-def _optimize(model: ModelProto) -> ModelProto:
-    import onnx_ir as ir
-    from onnxscript import optimizer, rewriter
-
-    graph = ir.from_proto(model)
-    optimizer.optimize(graph, input_size_limit=2**31, output_size_limit=2**31)
-    return ir.to_proto(rewriter.rewrite(graph))
+def _nodes(before: ModelProto, after: ModelProto) -> dict[str, dict[str, int]]:
+    """Return how many nodes there were and are, inner graphs included, and by type what went."""
+    types = [Counter(node.op_type for node in all_nodes(each.graph)) for each in (before, after)]
+    return {
+        "nodes": {"before": types[0].total(), "after": types[1].total()},
+        "gone": dict(types[0] - types[1]),
+    }
 
 
-def _optimize_basic(model: ModelProto) -> ModelProto:
-    with TemporaryDirectory() as folder:
-        path = Path(folder) / "folded.onnx"
-        optimize_offline(model.SerializeToString(), path, level="basic")
-        folded = onnx.load(path)
-    _drop_unused_domains(folded)
-    return folded
-
-
-def _drop_unused_domains(model: ModelProto) -> None:
-    """Drop the domains that ONNX Runtime lists without using: they make checkers suspicious."""
-    used = Counter(node.domain for node in model.graph.node)
-    kept = [o for o in model.opset_import if o.domain in ("", "ai.onnx") or used[o.domain]]
-    if any(node.op_type in ("If", "Loop", "Scan") for node in model.graph.node):
-        return
-    del model.opset_import[:]
-    model.opset_import.extend(kept)
-
-
-def _outputs(model: ModelProto, context: Context) -> list[dict[str, np.ndarray]]:
+def _outputs(model: ModelProto, context: Context) -> Outputs:
     session = OrtSession(Artifact("onnx", model), threads=1)
     return [session.run(feeds) for feeds in context.check_feeds]

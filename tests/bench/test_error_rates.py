@@ -17,7 +17,7 @@ def test_the_verdict_is_that_of_the_first_clear_look():
 
 
 def test_false_verdicts_are_few_and_changes_of_five_and_ten_percent_are_found():
-    rates = error_rates("model", [sides(seed) for seed in range(20)])
+    rates = error_rates("model", np.array([sides(seed) for seed in range(20)]))
     assert rates.runs == 20
     assert rates.false_verdicts <= 2
     # A deviation of 0.5 % per block leaves 5 % far outside every interval.
@@ -26,5 +26,5 @@ def test_false_verdicts_are_few_and_changes_of_five_and_ten_percent_are_found():
 
 
 def test_where_times_scatter_widely_a_small_change_is_not_claimed():
-    rates = error_rates("model", [sides(seed, spread=0.5) for seed in range(10)])
+    rates = error_rates("model", np.array([sides(seed, spread=0.5) for seed in range(10)]))
     assert rates.found["1.05"] <= 2

@@ -9,6 +9,7 @@ import pytest
 from aigc_compress.bench.latency import LatencyPlan
 from aigc_compress.bench.peers import PEERS, Peer, PeerOptions, compare_peers
 from aigc_compress.bench.peers.conversion import Job, convert_apart
+from aigc_compress.bench.peers.markdown import markdown_table
 from aigc_compress.errors import InputFileError, PassError
 
 QUICK = PeerOptions(samples=20, plan=LatencyPlan(processes=3, blocks=2, block_ms=1, warmup_ms=1))
@@ -87,7 +88,7 @@ def test_a_peer_that_fails_is_a_row_and_the_others_go_on(cnn_pt, invented):
     assert rows["silent"]["error"].startswith("AssertionError in silent (invented_peers.py, line ")
     assert "died (exit code 7)" in rows["die"]["error"]
     assert "wrote no file" in rows["nothing"]["error"]
-    assert rows["rubbish"]["error"].startswith("rubbish.onnx is not a valid ONNX model")
+    assert "rubbish.onnx failed:Protobuf parsing failed" in rows["rubbish"]["error"]
     for name in ("fail", "silent", "die", "nothing", "rubbish"):
         assert rows[name]["latency_ms"] is rows[name]["verdict"] is rows[name]["quality"] is None
     for name in ("ort-fp32", "copy", "unsorted"):
@@ -170,3 +171,22 @@ def test_the_command_refuses_a_missing_file_in_one_line(workplace):
     assert done.returncode == 2
     assert done.stderr.startswith("Error: ")
     assert done.stderr.count("\n") == 1
+
+
+def test_the_markdown_table_tells_who_is_faster_within_the_budget():
+    def row(peer, ratio, verdict, *, within=True, error=None):
+        measured = {"speedup": {"ratio": ratio}, "verdict": verdict, "quality": {"within": within}}
+        named = {"model": "m.onnx", "peer": peer, "is_baseline": peer == "fp32", "error": error}
+        return {**named, **measured}
+
+    rows = [
+        row("fp32", 1.01, "A/A: no difference shown"),
+        row("good", 2.0, "faster"),
+        row("bad", 3.0, "faster", within=False),
+        row("slow", 0.5, "slower"),
+        row("broken", None, None, error="it fails"),
+    ]
+    cells = [line.split("|")[2].strip() for line in markdown_table([{"rows": rows}]).splitlines()]
+    assert cells == [
+        "m", "---", "1 (A/A 1.01)", "**2.00**", "3.00, quality outside", "0.50, slower", "fails"
+    ]  # fmt: skip

@@ -1,0 +1,29 @@
+"""The rewrites of the fold pass: each takes a graph and returns it with a count of what it did."""
+
+from .absorb import absorb_affine, absorb_batch_norm
+from .constants import fold_constants, inline_functions
+from .dequantize import fold_dequantized
+from .shapes import store_shapes
+from .tidy import (
+    drop_dead_ends,
+    make_weights_constant,
+    raise_opset,
+    rewrite_with_onnxruntime,
+    rewrite_with_onnxscript,
+    share_duplicates,
+)
+
+__all__ = [
+    "absorb_affine",
+    "absorb_batch_norm",
+    "drop_dead_ends",
+    "fold_constants",
+    "fold_dequantized",
+    "inline_functions",
+    "make_weights_constant",
+    "raise_opset",
+    "rewrite_with_onnxruntime",
+    "rewrite_with_onnxscript",
+    "share_duplicates",
+    "store_shapes",
+]
