@@ -27,8 +27,12 @@ class QuickMeter:
     def compare(
         self, baseline: Artifact, candidates: Sequence[Artifact], feeds: Feeds
     ) -> list[RatioInterval]:
-        """Return the speed-up of every candidate; raises AigcCompressError like `run_contest`."""
-        plan = quick_plan(self.budget_seconds, LatencyPlan(threads=self.threads, seed=self.seed))
+        """Return the speed-up of every candidate; raises AigcCompressError like `run_contest`.
+
+        The budget is that of two models; more of them get more time.
+        """
+        budget = self.budget_seconds * max(1.0, (len(candidates) + 1) / 2)
+        plan = quick_plan(budget, LatencyPlan(threads=self.threads, seed=self.seed))
         with tempfile.TemporaryDirectory() as folder:
             paths = [Path(folder) / f"{index}.onnx" for index in range(len(candidates) + 1)]
             for artifact, path in zip([baseline, *candidates], paths, strict=True):

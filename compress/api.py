@@ -2,28 +2,25 @@
 
 from __future__ import annotations
 
-import os
-import tempfile
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
-from aigc_compress.bench.latency import Contestant, LatencyPlan, run_contest
+from aigc_compress.bench.latency import LatencyPlan
 from aigc_compress.bench.meter import QuickMeter
 from aigc_compress.bench.statistics import RatioInterval
-from aigc_compress.bench.timing import Timing
 
 from .artifact import Artifact, Step, graph_tensors, save_onnx
 from .budget import Budget, Judgement, judge_quality
+from .candidates import make_candidates, plans_for
 from .engines import check_feeds
-from .engines.ort import OrtSession
 from .errors import UsageError
+from .gate import Candidate, Gated, GateOptions, pass_gate
 from .loading import load_artifact, resolve_source
 from .machine import has_vnni
 from .passes import Context, ExportConfig, Mode
-from .pipeline import run_passes, run_recipe
-from .recipe import load_recipe
+from .pipeline import run_passes
 from .storage import require_writable
 from .task import OnStep, Runner
 from .workload import FeedOptions, TaskWorkload, Workload, make_workload
@@ -40,6 +37,8 @@ class QuantizeOptions:
         feeds: calibration and evaluation feeds for a model without a task.
         budget: allowed drop; None takes the metric's default.
         samples: samples of the quality measurement; None takes the task's default.
+        least_speedup: what the lower end of the speed-up's interval must exceed.
+        most_bytes: largest size of the file; None: any.
         seed: of calibration feeds and statistics.
         plan: how latency is measured.
     """
@@ -48,49 +47,75 @@ class QuantizeOptions:
     feeds: FeedOptions = field(default_factory=FeedOptions)
     budget: Budget | None = None
     samples: int | None = None
+    least_speedup: float = 1.0
+    most_bytes: int | None = None
     seed: int = 0
     plan: LatencyPlan = field(default_factory=LatencyPlan)
 
 
 @dataclass(frozen=True)
 class QuantizeResult:
-    """What came out, with its evidence; `document` is the JSON form."""
+    """What came out, with its evidence; `document` is the JSON form.
+
+    Attributes:
+        artifact: what was written.
+        output: where.
+        gated: the gate's answer, with the speed-up, the quality and what became of every candidate.
+        sizes: bytes of the FP32 graph and of the answer.
+        notes: what the user should know.
+        threads: intra-op threads of the measurement.
+    """
 
     artifact: Artifact
     output: Path
-    speedup: RatioInterval
-    timings: tuple[Timing, Timing]
-    judgement: Judgement
+    gated: Gated
     sizes: tuple[int, int]
     notes: tuple[str, ...]
     threads: int
 
     @property
+    def speedup(self) -> RatioInterval:
+        """Return how many times faster than FP32 the answer is."""
+        return self.gated.speedup
+
+    @property
+    def judgement(self) -> Judgement:
+        """Return the quality of the answer on test data."""
+        return self.gated.judgement
+
+    @property
     def numbers(self) -> dict[str, Any]:
-        """Return what the quantize pass told: scheme and operators."""
-        return dict(self.artifact.history[-1].numbers)
+        """Return what the quantize pass told, scheme and operators; empty where FP32 is shipped."""
+        told = [step.numbers for step in self.artifact.history if step.name == "quantize"]
+        return dict(told[-1]) if told else {}
 
     def document(self) -> dict[str, Any]:
         """Return the result as one JSON document."""
         return {
-            "schema": "aigc-compress/quantize/1",
+            "schema": "aigc-compress/quantize/2",
             "output": str(self.output),
             **self.evidence(),
-            "scheme": self.numbers["scheme"],
-            "operators": self.numbers["operators"],
+            "scheme": self.numbers.get("scheme", {}),
+            "operators": self.numbers.get("operators", {"int8": {}, "float": {}, "reasons": {}}),
             "notes": list(self.notes),
         }
 
     def evidence(self) -> dict[str, Any]:
-        """Return verdict, speed, latency, quality and size."""
-        baseline, candidate = self.timings
+        """Return verdict, speed, latency, quality, size, and why nothing else was shipped."""
+        timings = self.gated.contest.timings
         return {
+            "shipped": self.gated.winner.name,
+            "is_fallback": self.gated.is_fallback,
             "verdict": self.speedup.verdict,
             "speedup": asdict(self.speedup),
-            "latency_ms": {"before": baseline.median_ms, "after": candidate.median_ms},
+            "latency_ms": {
+                "before": timings[0].median_ms,
+                "after": timings[self.gated.index].median_ms,
+            },
             "threads": self.threads,
             "quality": self.judgement.document(),
             "size_bytes": {"before": self.sizes[0], "after": self.sizes[1]},
+            "candidates": [each.document() for each in self.gated.findings],
         }
 
 
@@ -139,7 +164,7 @@ def quantize(
     *,
     on_step: OnStep | None = None,
 ) -> QuantizeResult:
-    """Quantize a model to INT8, measure it against its FP32 form, and write it with the evidence.
+    """Write the fastest form of a model within the budget, with the evidence; at worst FP32.
 
     Args:
         source: a reference's name, a `.pt` or an `.onnx` file.
@@ -149,7 +174,7 @@ def quantize(
 
     Raises:
         UsageError: the source or an option is wrong (also its kinds InputFileError, FeedError).
-        PassError: nothing could be quantized.
+        PassError: the FP32 graph itself does not run.
         OutputError: the file cannot be written.
     """
     options = options or QuantizeOptions()
@@ -157,57 +182,44 @@ def quantize(
     artifact = load_artifact(source)
     workload = make_workload(artifact, options.feeds)
     baseline = to_onnx(artifact, workload, seed=options.seed)
-    context = Context(
-        workload.check_feeds(),
-        workload.calibration(seed=options.seed),
-        options.seed,
-        meter=QuickMeter(threads=options.plan.threads, seed=options.seed),
+    feeds = workload.timing_feeds(batch=1, length=1, seed=options.seed)
+    check_feeds(feeds, graph_tensors(baseline.payload)[0])
+    meter = QuickMeter(threads=options.plan.threads, seed=options.seed)
+    calibration = workload.calibration(seed=options.seed)
+    context = Context(workload.check_feeds(), calibration, options.seed, meter=meter)
+    plans = plans_for(baseline, options.mode, has_vnni=has_vnni())
+    candidates = make_candidates(baseline, plans, context, on_step=on_step)
+    gated = pass_gate(
+        Candidate("FP32", baseline), candidates, workload, meter, _asked(options), on_step=on_step
     )
-    settings = {"mode": options.mode, "reduce_range": not has_vnni()}
-    recipe = load_recipe("int8").with_config("quantize", settings)
-    candidate = run_recipe(baseline, recipe, context)
-    return _measure_and_save(baseline, candidate, output, options, workload, on_step)
+    return _save(baseline, gated, output, options, workload)
 
 
-def _measure_and_save(
+def _asked(options: QuantizeOptions) -> GateOptions:
+    return GateOptions(
+        options.plan,
+        options.budget,
+        options.samples,
+        options.least_speedup,
+        options.most_bytes,
+        options.seed,
+    )
+
+
+def _save(
     baseline: Artifact,
-    candidate: Artifact,
+    gated: Gated,
     output: Path,
     options: QuantizeOptions,
     workload: Workload,
-    on_step: OnStep | None,
 ) -> QuantizeResult:
-    feeds = workload.timing_feeds(batch=1, length=1, seed=options.seed)
-    check_feeds(feeds, graph_tensors(baseline.payload)[0])
-    with tempfile.TemporaryDirectory() as folder:
-        files = [Path(folder) / "fp32.onnx", Path(folder) / "int8.onnx"]
-        for each, path in zip((baseline, candidate), files, strict=True):
-            save_onnx(each, path)
-        contest = run_contest(
-            [Contestant(path) for path in files], feeds, options.plan, on_step=on_step
-        )
-        sizes = tuple(path.stat().st_size for path in files)
-    threads = os.cpu_count() or 1
-    judgement = judge(
-        [OrtSession(each, threads=threads) for each in (baseline, candidate)],
-        workload,
-        samples=options.samples,
-        budget=options.budget,
-        seed=options.seed,
-        on_step=on_step,
-    )[1]
-    result = QuantizeResult(
-        candidate,
-        output,
-        contest.speedup(1),
-        (contest.timings[0], contest.timings[1]),
-        judgement,
-        (sizes[0], sizes[1]),
-        (*workload.calibration_notes, *workload.notes, *_given_up(candidate)),
-        options.plan.threads,
-    )
+    """Write the answer with its evidence in the metadata."""
+    winner = cast(Artifact, gated.winner.artifact)
+    sizes = baseline.payload.ByteSize(), winner.payload.ByteSize()
+    notes = (*workload.calibration_notes, *workload.notes, *_given_up(winner))
+    result = QuantizeResult(winner, output, gated, sizes, notes, options.plan.threads)
     evidence = Step("measure", {}, options.seed, result.evidence())
-    save_onnx(candidate.then(candidate.payload, evidence, stage="onnx"), output)
+    save_onnx(winner.then(winner.payload, evidence, stage="onnx"), output)
     return result
 
 

@@ -2,8 +2,9 @@
 
 Candidates are ranked by the quick meter, judged on validation data in that order, and the first few
 that are within the budget meet the FP32 baseline in a full contest. The fastest of those whose
-interval lies above the least speed-up is judged once more, on test data, and shipped. Where none
-passes, the answer is FP32, and every candidate says why it is not the answer.
+interval lies above the least speed-up is judged once more, on test data, and shipped. Where none is
+faster, a smaller one that is shown to be as fast is taken, else FP32. Every candidate says why it
+is not the answer.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ import tempfile
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from aigc_compress.bench.latency import Contest, Contestant, LatencyPlan, run_contest
 from aigc_compress.bench.statistics import RatioInterval
@@ -30,6 +31,10 @@ from .workload import Workload
 __all__ = ["Candidate", "Finding", "GateOptions", "Gated", "pass_gate"]
 
 FINALISTS = 3
+# Where nothing is faster, a file of at most this share of the size is worth having if the interval
+# of its speed-up lies above this.
+SMALLER = 0.9
+AS_FAST = 0.95
 
 
 @dataclass(frozen=True)
@@ -264,9 +269,41 @@ class _Gate:
             place = places[finding.name]
             winner = by_name[finding.name]
             return Gated(winner, False, contest, finding.speedup, judgement, (*told,), place)
+        return self._smaller(findings, by_name, contest, places) or self._fallback(
+            findings, contest, places
+        )
+
+    def _smaller(
+        self,
+        findings: list[Finding],
+        by_name: dict[str, Candidate],
+        contest: Contest,
+        places: dict[str, int],
+    ) -> Gated | None:
+        """Take the smallest that is shown to be as fast as FP32, where it is worth its while."""
+        if self._options.least_speedup > 1:
+            return None
+        most_bytes = SMALLER * self._size(self._baseline)
+        for finding in sorted(findings, key=lambda each: each.size_bytes or 0):
+            if finding.speedup is None or finding.speedup.low <= AS_FAST:
+                continue
+            if finding.size_bytes is None or finding.size_bytes > most_bytes:
+                continue
+            judgement = self._judge(by_name[finding.name], "test")
+            if judgement.within:
+                told = [replace(each, reason="") if each is finding else each for each in findings]
+                place, winner = places[finding.name], by_name[finding.name]
+                return Gated(winner, False, contest, finding.speedup, judgement, (*told,), place)
+        return None
+
+    def _fallback(self, findings: list[Finding], contest: Contest, places: dict[str, int]) -> Gated:
         judgement = self._judge(self._baseline, "test")
         one = contest.speedup(1) if not places else RatioInterval(1.0, 1.0, 1.0)
         return Gated(self._baseline, True, contest, one, judgement, (*findings,), 0)
+
+    def _size(self, candidate: Candidate) -> int:
+        assert candidate.artifact is not None
+        return int(candidate.artifact.payload.ByteSize())
 
 
 def _fastest_first(findings: Sequence[Finding]) -> list[int]:
@@ -294,7 +331,9 @@ def _not_faster(finding: Finding, options: GateOptions) -> str:
 def _beaten(finding: Finding, winner: Finding) -> Finding:
     if finding.reason or finding.name == winner.name:
         return finding
-    return replace(finding, reason=f"{winner.name} is faster")
+    is_faster = finding.speedup is not None and finding.speedup.verdict == "faster"
+    why = f"{winner.name} is faster" if is_faster or not finding.speedup else None
+    return replace(finding, reason=why or cast(RatioInterval, finding.speedup).verdict)
 
 
 def _told(judgement: Judgement) -> str:

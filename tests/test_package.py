@@ -62,7 +62,16 @@ FLOORS = {
     1: ["compress/cli", "bench/error_rates.py", "bench/peers"],
     2: [
         f"compress/{n}.py"
-        for n in ("api", "bench_result", "benching", "gate", "pipeline", "replay", "workload")
+        for n in (
+            "api",
+            "bench_result",
+            "benching",
+            "candidates",
+            "gate",
+            "pipeline",
+            "replay",
+            "workload",
+        )
     ],
     3: ["bench", "models", "compress/loading.py"],
     4: ["compress/passes", "compress/engines"],

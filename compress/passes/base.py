@@ -8,7 +8,7 @@ import logging
 import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Any, Protocol
 
 from pydantic import BaseModel
 
@@ -32,6 +32,7 @@ class Context:
         seed: of everything random.
         on_step: called with (done, total) on long work.
         meter: what tells a pass which of several graphs is the fastest; None: nothing does.
+        kept: what passes found out and later candidates can use again, by key.
     """
 
     check_feeds: tuple[Feeds, ...]
@@ -39,6 +40,7 @@ class Context:
     seed: int = 0
     on_step: OnStep = field(default=_quiet)
     meter: Meter | None = None
+    kept: dict[str, Any] = field(default_factory=dict)
 
 
 class Pass(Protocol):

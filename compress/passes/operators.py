@@ -27,7 +27,7 @@ STORED_SUFFIX = "_from_int8"  # of the floats made of weights that are stored as
 COSTLY = ("Conv", "ConvTranspose", "Gemm", "MatMul", *RECURRENT)
 NO_KERNEL: Mapping[str, str] = {
     "ConvTranspose": "ONNX Runtime has no integer kernel for it",
-    "GRU": "ONNX Runtime has no integer kernel for it",
+    "GRU": "ONNX Runtime has no integer kernel for it; the dynamic mode rewrites it",
     "RNN": "ONNX Runtime has no integer kernel for it",
 }
 ALIASES = {"FusedConv": "Conv", "FusedGemm": "Gemm", "FusedMatMul": "MatMul"}

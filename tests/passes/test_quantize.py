@@ -142,11 +142,33 @@ def test_lstm_becomes_the_integer_operator_and_stays_close():
     assert agreement_db(before, after, ctx) > 25
 
 
-def test_gru_stays_float_and_a_graph_of_nothing_else_is_refused():
+def test_gru_becomes_integer_products_and_stays_close():
     nodes = [helper.make_node("GRU", ["x", "w", "r"], ["y"], hidden_size=8, name="gru")]
     net = model(nodes, [weight("w", 1, 24, 4), weight("r", 1, 24, 8)], ["T", "N", 4])
+    ctx = context(3, 1, 4)
+    after, numbers = quantized(net, ctx)
+    assert numbers["operators"]["int8"]
+    assert "GRU" not in numbers["operators"]["float"]
+    assert agreement_db(net, after, ctx) > 30
+
+
+def test_a_plain_rnn_stays_float_and_a_graph_of_nothing_else_is_refused():
+    nodes = [helper.make_node("RNN", ["x", "w", "r"], ["y"], hidden_size=8, name="rnn")]
+    net = model(nodes, [weight("w", 1, 8, 4), weight("r", 1, 8, 8)], ["T", "N", 4])
     with pytest.raises(PassError, match="Nothing was quantized"):
         quantized(net, context(3, 1, 4))
+
+
+def test_a_gru_that_cannot_be_rewritten_says_why_it_stays_float():
+    gru = {"hidden_size": 8, "clip": 3.0, "name": "gru"}
+    nodes = [
+        helper.make_node("GRU", ["x", "w", "r"], ["h"], **gru),
+        helper.make_node("MatMul", ["h", "v"], ["y"], name="product"),
+    ]
+    weights = [weight("w", 1, 24, 4), weight("r", 1, 24, 8), weight("v", 8, 8)]
+    _, numbers = quantized(model(nodes, weights, ["T", "N", 4]), context(3, 1, 4))
+    (reason,) = numbers["operators"]["reasons"]["GRU"]
+    assert "clip" in reason
 
 
 def test_static_mode_without_calibration_says_so():

@@ -1,0 +1,42 @@
+"""Settings of the quantization: the scheme, where ranges come from, what stays float."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+__all__ = ["Mode", "QuantizeConfig", "RangeMethod"]
+
+Mode = Literal["auto", "static", "dynamic"]
+RangeMethod = Literal[
+    "min-max", "percentile-99.9", "percentile-99.99", "percentile-99.999", "entropy", "mse", "auto"
+]
+
+
+class QuantizeConfig(BaseModel):
+    """Settings of the quantization."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    mode: Mode = Field(
+        default="auto", description="auto: static for Conv and Gemm, dynamic for LSTM, GRU, MatMul"
+    )
+    activations: Literal["uint8", "int8"] = Field(
+        default="uint8", description="dtype of activations; uint8 is asymmetric, int8 symmetric"
+    )
+    weights: Literal["int8", "uint8"] = Field(
+        default="int8", description="dtype of weights; int8 is symmetric, uint8 asymmetric"
+    )
+    per_channel: bool = Field(default=True, description="one scale per output channel of a weight")
+    reduce_range: bool = Field(
+        default=False,
+        description="7-bit weights: u8 x s8 sums saturate in int16 on x86 without VNNI",
+    )
+    ranges: RangeMethod = Field(
+        default="min-max",
+        description="where the range of an activation ends; auto: the least squared error of each",
+    )
+    keep_float: tuple[str, ...] = Field(
+        default=(), description="names of nodes that stay float, as `fold` names them"
+    )

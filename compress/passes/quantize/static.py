@@ -1,0 +1,164 @@
+"""Static INT8: QuantizeLinear and DequantizeLinear around what has an integer kernel.
+
+Ranges are read from calibration feeds by `ranges`; ONNX Runtime's own tool puts the nodes in.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from typing import Any, cast
+
+from onnx import ModelProto
+
+from aigc_compress.errors import PassError
+from aigc_compress.passes.base import Context
+from aigc_compress.passes.histogram import Observed
+from aigc_compress.passes.operators import with_node_names
+from aigc_compress.passes.ranges import calibrate, choose_ranges, to_tensors_data
+
+from .config import QuantizeConfig
+from .dynamic import weights_told
+from .tools import first_that_works
+
+__all__ = ["ANCHORS", "FOLLOWERS", "integer_region", "quantize_static"]
+
+ANCHORS = ("Conv", "Gemm", "MatMul")
+# Operators that ONNX Runtime 1.32 runs on integers, or that hand integers through.
+FOLLOWERS = (
+    "Add",
+    "AveragePool",
+    "Clip",
+    "Concat",
+    "Flatten",
+    "GlobalAveragePool",
+    "LeakyRelu",
+    "MaxPool",
+    "Mul",
+    "Relu",
+    "Reshape",
+    "Resize",
+    "Sigmoid",
+    "Softmax",
+    "Split",
+    "Squeeze",
+    "Transpose",
+    "Unsqueeze",
+)
+# Per channel, and options for ONNX Runtime's static tool, tried in this order. Its adjustment of
+# weight scales to int32 biases fails on some per-channel Gemms (1.32: "truth value of an array").
+ATTEMPTS: tuple[tuple[bool, Mapping[str, Any]], ...] = (
+    (True, {}),
+    (True, {"QDQDisableWeightAdjustForInt32Bias": True}),
+    (False, {}),
+)
+
+
+def quantize_static(
+    model: ModelProto, config: QuantizeConfig, context: Context
+) -> tuple[ModelProto, dict[str, Any]]:
+    """Return the graph with Q/DQ around integer operators, and the scheme that was used.
+
+    Raises:
+        PassError: there are no calibration feeds, nothing to cover, or the tool fails.
+    """
+    if not context.calibration:
+        raise PassError("Static quantization needs calibration feeds, and there are none.")
+    named = with_node_names(model)
+    region = integer_region(named, config.keep_float)
+    present = {node.op_type for node in model.graph.node}
+    anchors = [op for op in ANCHORS if op in present]
+    if not region:
+        raise PassError(
+            f"Static quantization covers {', '.join(ANCHORS)}; the graph has none of them that may"
+            " be integer. Try --mode dynamic."
+        )
+    is_symmetric = config.activations == "int8"
+    ranges = choose_ranges(
+        _observed(named, context), bits=8, symmetric=is_symmetric, method=config.ranges
+    )
+    attempts = [
+        {"per_channel": config.per_channel and per_channel, "extra": {**extra}}
+        for per_channel, extra in ATTEMPTS
+    ]
+    quantized, used, given_up = first_that_works(
+        lambda graph, *, per_channel, extra: _with_borders(
+            graph, config, ranges=ranges, region=region, per_channel=per_channel, extra=extra
+        ),
+        named,
+        attempts,
+    )
+    told = {
+        "activations": _activations_told(config),
+        "weights": weights_told(config, per_channel=used["per_channel"]),
+        "operators": anchors,
+        "calibration_sets": len(context.calibration),
+        "given_up": given_up,
+    }
+    return quantized, {"static": told}
+
+
+def integer_region(model: ModelProto, keep_float: tuple[str, ...] = ()) -> list[str]:
+    """Return the names of anchors, and of followers fed by integers alone.
+
+    A follower between float operators would only add quantize and dequantize steps.
+    """
+    constants = {each.name for each in model.graph.initializer}
+    integers: set[str] = set()
+    names = []
+    for node in model.graph.node:  # topologically sorted, as ONNX demands
+        activations = [name for name in node.input if name and name not in constants]
+        follows = bool(activations) and integers.issuperset(activations)
+        if node.name in keep_float:
+            continue
+        if node.op_type in ANCHORS or (node.op_type in FOLLOWERS and follows):
+            names.append(node.name)
+            integers.update(node.output)
+    return names
+
+
+def _observed(model: ModelProto, context: Context) -> Mapping[str, Observed]:
+    """Return what calibration saw; schemes of one graph share it."""
+    key = f"ranges of {hashlib.sha256(model.SerializeToString()).hexdigest()}"
+    if key not in context.kept:
+        context.kept[key] = calibrate(
+            model, context.calibration, tensors=None, on_step=context.on_step
+        )
+    return cast(Mapping[str, Observed], context.kept[key])
+
+
+def _with_borders(
+    model: ModelProto,
+    config: QuantizeConfig,
+    *,
+    ranges: Mapping[str, Any],
+    region: list[str],
+    per_channel: bool,
+    extra: Mapping[str, Any],
+) -> ModelProto:
+    from onnxruntime.quantization import QuantType
+    from onnxruntime.quantization.qdq_quantizer import QDQQuantizer
+
+    kinds = {"int8": QuantType.QInt8, "uint8": QuantType.QUInt8}
+    copy = ModelProto()
+    copy.CopyFrom(model)
+    quantizer = QDQQuantizer(
+        copy,
+        per_channel,
+        config.reduce_range,
+        kinds[config.weights],
+        kinds[config.activations],
+        to_tensors_data(ranges),
+        region,
+        [],
+        [*ANCHORS, *FOLLOWERS],
+        {"ActivationSymmetric": config.activations == "int8", **extra},
+    )
+    quantizer.quantize_model()
+    quantized: ModelProto = quantizer.model.model
+    return quantized
+
+
+def _activations_told(config: QuantizeConfig) -> str:
+    kind = "uint8, asymmetric" if config.activations == "uint8" else "int8, symmetric"
+    return f"{kind}, per tensor, ranges by {config.ranges}"

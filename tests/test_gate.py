@@ -1,0 +1,183 @@
+from dataclasses import dataclass
+
+import numpy as np
+import onnx
+import pytest
+
+from aigc_compress import gate
+from aigc_compress.artifact import Artifact
+from aigc_compress.bench.latency import Contest
+from aigc_compress.bench.statistics import RatioInterval
+from aigc_compress.bench.timing import Block, ProcessRecord, Timing
+from aigc_compress.gate import Candidate, GateOptions, pass_gate
+from aigc_compress.task import Quality
+
+FP32_SIZE = 4000
+
+
+def graph(name, values):
+    """A graph whose weights take `values` floats; its output names it to the fake workload."""
+    text = f"""<ir_version: 8, opset_import: ["" : 17]>
+    g (float[1] x) => (float[1] y) {{ c = Constant<value_floats = [{",".join(["1.0"] * values)}]>()
+        s = ReduceSum<keepdims = 0>(c)  y = Add(x, s) }}"""
+    model = onnx.parser.parse_model(text)
+    model.doc_string = name
+    return Artifact("onnx", model)
+
+
+@dataclass
+class Rival:
+    """A candidate as the fakes know it: quick and true speed, quality on both splits, size."""
+
+    ms: float
+    quality: float = 90.0
+    test_quality: float | None = None
+    quick: float | None = None
+    values: int = 1000
+
+
+class Workload:
+    """Answers with the quality that a rival was given."""
+
+    has_baseline_quality = True
+
+    def __init__(self, rivals):
+        self.rivals, self.asked = rivals, []
+
+    def timing_feeds(self, *, batch, length, seed):
+        return {"x": np.zeros(1, np.float32)}
+
+    def measure(self, runner, reference, *, samples, seed, on_step, split="test"):
+        name = runner.name
+        self.asked.append((name, split))
+        rival = self.rivals[name]
+        is_test = split == "test" and rival.test_quality is not None
+        value = rival.test_quality if is_test else rival.quality
+        return Quality("top-1 %", value, True, 100, split, None, {})
+
+
+class Meter:
+    def __init__(self, rivals):
+        self.rivals = rivals
+
+    def compare(self, baseline, candidates, feeds):
+        base = self.rivals[baseline.payload.doc_string].ms
+        found = []
+        for each in candidates:
+            rival = self.rivals[each.payload.doc_string]
+            ratio = rival.quick or base / rival.ms
+            found.append(RatioInterval(ratio, ratio * 0.99, ratio * 1.01))
+        return found
+
+
+class Runner:
+    def __init__(self, artifact, *, threads):
+        self.name = artifact.payload.doc_string
+
+
+@pytest.fixture
+def judged(monkeypatch):
+    """Return a function that lets rivals meet; times come with 1 % of noise and no clock."""
+
+    def meet(rivals, options=None, failures=()):
+        rng = np.random.default_rng(0)
+
+        def run_contest(contestants, feeds, plan, on_step=None):
+            timings = []
+            for each in contestants:
+                ms = rivals[onnx.load(each.path).doc_string].ms
+                processes = []
+                for _ in range(4):
+                    calls = [int(ms * 1e6 * f) for f in np.exp(rng.normal(0, 0.01, 6))]
+                    blocks = [Block((call,), call) for call in calls]
+                    processes.append(ProcessRecord(1.0, 1.0, 1, blocks=blocks))
+                timings.append(Timing(tuple(processes)))
+            return Contest(tuple(timings), "all processes", 0.95)
+
+        monkeypatch.setattr(gate, "run_contest", run_contest)
+        monkeypatch.setattr(gate, "OrtSession", Runner)
+        made = {name: Candidate(name, graph(name, each.values)) for name, each in rivals.items()}
+        baseline = made.pop("FP32")
+        workload = Workload(rivals)
+        candidates = [*made.values(), *failures]
+        found = pass_gate(baseline, candidates, workload, Meter(rivals), options or GateOptions())
+        return found, {each.name: each for each in found.findings}, workload
+
+    return meet
+
+
+def test_the_fastest_within_the_budget_is_shipped_and_the_others_say_why_not(judged):
+    found, told, _ = judged(
+        {
+            "FP32": Rival(1.0),
+            "fast": Rival(0.5),
+            "faster": Rival(0.4, quality=80.0),
+            "slow": Rival(1.5),
+            "fair": Rival(0.7),
+        },
+        failures=[Candidate("broken", failure="the tool failed")],
+    )
+    assert (found.winner.name, found.is_fallback) == ("fast", False)
+    assert found.speedup.low < 2.0 < found.speedup.high
+    assert told["fast"].reason == ""
+    assert told["faster"].reason == "outside the budget: top-1 % worse by 10, allowed 0.5"
+    assert told["slow"].reason == "slower"
+    assert told["fair"].reason == "fast is faster"
+    assert told["broken"].reason == "the tool failed"
+
+
+def test_where_nothing_is_faster_the_answer_is_fp32(judged):
+    found, told, _ = judged({"FP32": Rival(1.0), "same": Rival(1.0), "slow": Rival(2.0)})
+    assert (found.winner.name, found.is_fallback, found.index) == ("FP32", True, 0)
+    assert found.speedup == RatioInterval(1.0, 1.0, 1.0)
+    assert told["same"].reason == "no difference shown"
+    assert found.judgement.within
+
+
+def test_where_nothing_is_faster_a_smaller_one_as_fast_is_taken(judged):
+    found, told, _ = judged({"FP32": Rival(1.0), "small": Rival(1.0, values=100)})
+    assert (found.winner.name, found.is_fallback) == ("small", False)
+    assert found.speedup.verdict == "no difference shown"
+    assert told["small"].reason == ""
+
+
+def test_a_smaller_one_that_may_be_slower_is_not_taken(judged):
+    rivals = {"FP32": Rival(1.0), "small": Rival(1.04, values=100, quick=1.0)}
+    assert judged(rivals)[0].is_fallback
+
+
+def test_quick_times_only_rank_and_the_contest_decides(judged):
+    rivals = {"FP32": Rival(1.0), "lucky": Rival(1.2, quick=1.4), "fine": Rival(0.8)}
+    found, told, _ = judged(rivals)
+    assert found.winner.name == "fine"
+    assert told["lucky"].reason == "slower"
+
+
+def test_what_holds_on_validation_data_must_hold_on_test_data(judged):
+    rivals = {"FP32": Rival(1.0), "tuned": Rival(0.4, test_quality=70.0), "fair": Rival(0.5)}
+    found, told, _ = judged(rivals)
+    assert found.winner.name == "fair"
+    assert told["tuned"].reason.startswith("outside the budget on test data")
+
+
+def test_test_data_are_not_asked_for_more_than_the_answer_needs(judged):
+    rivals = {"FP32": Rival(1.0), "a": Rival(0.5), "b": Rival(0.6), "c": Rival(0.7)}
+    _, _, workload = judged(rivals)
+    assert [name for name, split in workload.asked if split == "test"] == ["FP32", "a"]
+    assert workload.asked.count(("FP32", "validation")) == 1
+
+
+def test_a_least_speed_up_and_a_largest_size_are_conditions(judged):
+    rivals = {"FP32": Rival(1.0), "fast": Rival(0.5), "small": Rival(0.6, values=100)}
+    assert judged(rivals, GateOptions(least_speedup=3.0))[0].is_fallback
+    found, told, _ = judged(rivals, GateOptions(most_bytes=2000))
+    assert found.winner.name == "small"
+    assert told["fast"].reason.endswith("bytes, more than 2000")
+
+
+def test_only_the_first_few_within_the_budget_meet_fp32_in_full(judged):
+    rivals = {"FP32": Rival(1.0)} | {f"n{i}": Rival(0.4 + i / 20) for i in range(5)}
+    found, told, _ = judged(rivals)
+    assert found.winner.name == "n0"
+    assert told["n4"].reason == "faster ones were within budget"
+    assert len(found.contest.timings) == 1 + gate.FINALISTS
