@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from aigc_compress.artifact import Artifact, save_onnx
+from aigc_compress.meter import NodeTime
 from aigc_compress.task import Feeds
 
 from .latency import Contestant, LatencyPlan, run_contest
+from .profile import profile_outputs
 from .statistics import RatioInterval
 
 __all__ = ["QuickMeter", "quick_plan"]
@@ -39,6 +41,10 @@ class QuickMeter:
                 save_onnx(artifact, path)
             contest = run_contest([Contestant(path) for path in paths], feeds, plan)
         return [contest.speedup(index) for index in range(1, len(paths))]
+
+    def profile(self, artifact: Artifact, feeds: Feeds) -> Mapping[str, NodeTime]:
+        """Return the times of nodes by their first output; raises PassError."""
+        return profile_outputs(artifact.payload, feeds, threads=self.threads)
 
 
 def quick_plan(budget_seconds: float, plan: LatencyPlan) -> LatencyPlan:

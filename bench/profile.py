@@ -9,6 +9,7 @@ microsecond per node, so shares are what to read, not sums.
 from __future__ import annotations
 
 import json
+import math
 import re
 import tempfile
 from bisect import bisect_right
@@ -23,6 +24,7 @@ from onnx import ModelProto, NodeProto
 from aigc_compress.artifact import Artifact
 from aigc_compress.engines.ort import create_session, optimized, session_options
 from aigc_compress.errors import PassError, first_line
+from aigc_compress.meter import NodeTime
 from aigc_compress.passes.operators import is_integer, with_node_names
 from aigc_compress.task import Feeds
 
@@ -36,6 +38,7 @@ __all__ = [
     "costliest_float",
     "overhead",
     "profile_layers",
+    "profile_outputs",
     "read_times",
 ]
 
@@ -112,11 +115,12 @@ class Layer:
 
 @dataclass(frozen=True)
 class LayerTime:
-    """What the profiler told of one node: operator, milliseconds of each call, output type."""
+    """What the profiler told of one node: operator, milliseconds of each call, first output."""
 
     op: str
     calls_ms: tuple[float, ...]
     output_type: str
+    elements: int = 0
 
 
 def profile_layers(
@@ -156,6 +160,28 @@ def profile_layers(
     return layers
 
 
+def profile_outputs(
+    model: ModelProto, feeds: Feeds, *, threads: int = 1, calls: int = CALLS
+) -> dict[str, NodeTime]:
+    """Return the times of a session's nodes by the name that the graph gives their first output.
+
+    A node that the session fused from several has the name of the last one's output; what exists in
+    the session alone is left out. Arguments and errors as for `profile_layers`.
+    """
+    named = with_node_names(model)
+    events = _record(named, feeds, threads=threads, calls=WARMUP_CALLS + calls)
+    times = read_times(events, dropped=WARMUP_CALLS)
+    outputs = {node.name: node.output[0] for node in optimized(named).graph.node if node.output}
+    found = {}
+    for name, time in times.items():
+        output = outputs.get(TRANSPOSED.sub("", name))
+        if output is None and name.endswith(BLOCKED):
+            output = name.removesuffix(BLOCKED)
+        if output is not None:
+            found[output] = NodeTime(time.op, median(time.calls_ms), time.elements)
+    return found
+
+
 def overhead(layers: Sequence[Layer]) -> dict[str, float]:
     """Return the share of time by role: border, reorder, float, integer, other; they sum to 1."""
     shares: dict[str, float] = dict.fromkeys(("border", "reorder", "float", "integer", "other"), 0)
@@ -183,7 +209,9 @@ def read_times(events: Sequence[Event], *, dropped: int) -> dict[str, LayerTime]
         calls = spent.setdefault(name, [0.0] * len(starts))
         calls[bisect_right(starts, event["ts"]) - 1] += microseconds / 1e3
     return {
-        name: LayerTime(event["args"]["op_name"], tuple(spent[name][dropped:]), _type_of(event))
+        name: LayerTime(
+            event["args"]["op_name"], tuple(spent[name][dropped:]), *_first_output(event)
+        )
         for name, event in firsts.items()
     }
 
@@ -221,10 +249,12 @@ def _own_microseconds(nodes: Sequence[Event]) -> list[float]:
     return [max(0.0, microseconds) for microseconds in own]
 
 
-def _type_of(event: Event) -> str:
-    """Return the element type of a node's first output, empty where it is not told."""
+def _first_output(event: Event) -> tuple[str, int]:
+    """Return type and number of elements of a node's first output, "" and 0 if it is not told."""
     outputs = event["args"].get("output_type_shape") or [{}]
-    return next(iter(outputs[0]), "")
+    for name, shape in outputs[0].items():
+        return name, math.prod(shape)
+    return "", 0
 
 
 def _joined(

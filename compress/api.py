@@ -12,8 +12,8 @@ from aigc_compress.bench.meter import QuickMeter
 from aigc_compress.bench.statistics import RatioInterval
 
 from .artifact import Artifact, Step, graph_tensors, save_onnx
-from .budget import Budget, Judgement, judge_quality
-from .candidates import make_candidates, plans_for
+from .budget import LEAST_SQNR_DB, Budget, Judgement, judge_quality
+from .candidates import Search, make_candidates
 from .engines import check_feeds
 from .errors import UsageError
 from .gate import Candidate, Gated, GateOptions, pass_gate
@@ -26,6 +26,9 @@ from .task import OnStep, Runner
 from .workload import FeedOptions, TaskWorkload, Workload, make_workload
 
 __all__ = ["QuantizeOptions", "QuantizeResult", "export", "quantize", "to_onnx"]
+
+MARGIN_DB = 1.5
+TASK_STEPS_DB = (5.0, 10.0, 15.0, 20.0)
 
 
 @dataclass(frozen=True)
@@ -187,12 +190,24 @@ def quantize(
     meter = QuickMeter(threads=options.plan.threads, seed=options.seed)
     calibration = workload.calibration(seed=options.seed)
     context = Context(workload.check_feeds(), calibration, options.seed, meter=meter)
-    plans = plans_for(baseline, options.mode, has_vnni=has_vnni())
-    candidates = make_candidates(baseline, plans, context, on_step=on_step)
+    candidates = make_candidates(
+        baseline, _search(options, has_task=workload.has_baseline_quality), context, feeds
+    )
     gated = pass_gate(
         Candidate("FP32", baseline), candidates, workload, meter, _asked(options), on_step=on_step
     )
     return _save(baseline, gated, output, options, workload)
+
+
+def _search(options: QuantizeOptions, *, has_task: bool) -> Search:
+    """Return what is tried.
+
+    Splits aim a little higher than the budget, as predictions err. What SQNR a task's metric needs
+    is not known beforehand, so a ladder of targets is tried.
+    """
+    least_db = options.budget.least_sqnr_db if options.budget else LEAST_SQNR_DB
+    steps = TASK_STEPS_DB if has_task else (MARGIN_DB,)
+    return Search(options.mode, has_vnni(), tuple(least_db + step for step in steps))
 
 
 def _asked(options: QuantizeOptions) -> GateOptions:

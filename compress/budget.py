@@ -9,7 +9,7 @@ from typing import Any
 from .errors import UsageError
 from .task import Exhibit, Quality
 
-__all__ = ["Budget", "Judgement", "judge_quality"]
+__all__ = ["LEAST_SQNR_DB", "Budget", "Judgement", "judge_quality"]
 
 LEAST_SQNR_DB = 20.0
 # Allowed drop by the metric's first word: (absolute, share of the baseline).

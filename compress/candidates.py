@@ -3,79 +3,150 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from .artifact import Artifact
 from .errors import AigcCompressError, StoppedError, first_line
 from .gate import Candidate
-from .passes import Context, Mode
-from .passes.operators import RECURRENT, all_nodes
-from .pipeline import run_recipe
-from .recipe import PassSpec, Recipe
-from .task import OnStep
+from .passes import PASSES, Context, Mode, QuantizeConfig
+from .passes.operators import RECURRENT, all_nodes, with_node_names
+from .passes.quantize.static import ANCHORS
+from .pipeline import run_passes
+from .refine import measure_sensitivity, node_operators, splits, with_only
+from .task import Feeds
 
-__all__ = ["FOLDED", "Plan", "make_candidates", "plans_for"]
+__all__ = ["FOLDED", "Search", "make_candidates"]
 
 FOLDED = "FP32, folded"
+LOWERED = "lowered"
+BEST_RANGES = "auto"
 
 
 @dataclass(frozen=True)
-class Plan:
-    """A way to make a candidate: its name, and passes with their settings."""
+class Search:
+    """What is tried, and how long.
 
-    name: str
-    passes: tuple[tuple[str, Mapping[str, Any]], ...]
-
-    def recipe(self) -> Recipe:
-        """Return the passes as a recipe."""
-        specs = [PassSpec(**{"pass": name}, config=dict(config)) for name, config in self.passes]
-        return Recipe(name=self.name, description=self.name, passes=tuple(specs))
-
-
-def plans_for(graph: Artifact, mode: Mode, *, has_vnni: bool) -> list[Plan]:
-    """Return what is worth trying on a graph and a processor.
-
-    Args:
-        graph: the FP32 graph.
+    Attributes:
         mode: auto tries static and dynamic quantization and both together; the others alone.
         has_vnni: whether the processor multiplies 8-bit numbers without saturating in 16 bits.
+        targets_db: SQNR that splits between integers and floats aim at, rising.
+        sensitivity_seconds: most time for measuring the harm of nodes, per graph.
     """
-    plans = [Plan(FOLDED, (("fold", {}),))]
-    ops = Counter(node.op_type for node in all_nodes(graph.payload.graph))
-    for name, settings in _schemes(ops, mode, has_vnni=has_vnni):
-        plans.append(Plan(f"INT8, {name}", (("fold", {}), ("quantize", settings))))
-    return plans
 
-
-def _schemes(
-    ops: Counter[str], mode: Mode, *, has_vnni: bool
-) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Yield names and settings of the quantize pass."""
-    modes: list[Mode] = [mode]
-    is_mixed = any(ops[op] for op in ("Conv", "Gemm")) and any(
-        ops[op] for op in ("MatMul", *RECURRENT)
-    )
-    if mode == "auto" and is_mixed:
-        modes = ["auto", "static", "dynamic"]
-    for each in modes:
-        yield each, {"mode": each, "reduce_range": not has_vnni}
+    mode: Mode = "auto"
+    has_vnni: bool = True
+    targets_db: tuple[float, ...] = (20.0,)
+    sensitivity_seconds: float = 60.0
 
 
 def make_candidates(
-    baseline: Artifact, plans: list[Plan], context: Context, *, on_step: OnStep | None = None
+    baseline: Artifact, search: Search, context: Context, feeds: Feeds
 ) -> list[Candidate]:
-    """Return the candidates in the order of the plans; a plan that fails says why in its place."""
-    candidates: list[Candidate] = []
-    for index, plan in enumerate(plans):
-        try:
-            made = run_recipe(baseline, plan.recipe(), context)
-            candidates.append(Candidate(plan.name, made))
-        except StoppedError:
-            raise
-        except AigcCompressError as error:
-            candidates.append(Candidate(plan.name, failure=first_line(error)))
-        if on_step:
-            on_step(index + 1, len(plans))
-    return candidates
+    """Return all candidates; one that cannot be made says why in its place.
+
+    Args:
+        baseline: the FP32 graph.
+        search: what is tried.
+        context: feeds, meter, progress.
+        feeds: of a timed call.
+    """
+    return [*_Maker(baseline, search, context, feeds).make()]
+
+
+class _Maker:
+    """Makes candidates one after the other; earlier ones are what later ones begin with."""
+
+    def __init__(self, baseline: Artifact, search: Search, context: Context, feeds: Feeds) -> None:
+        self._baseline, self._search = baseline, search
+        self._context, self._feeds = context, feeds
+
+    def make(self) -> Iterator[Candidate]:
+        """Yield the folded graph, then what is made of it, then of its lowered forms."""
+        # Some forms of a lowered ConvTranspose need Col2Im, which came with opset 18.
+        is_transposed = _operators(self._baseline)["ConvTranspose"] > 0
+        folded = self._passed(
+            FOLDED, self._baseline, "fold", {"opset": 18} if is_transposed else {}
+        )
+        yield folded
+        if folded.artifact is None:
+            return
+        ops = _operators(folded.artifact)
+        bases = [("", folded.artifact)]
+        if ops["ConvTranspose"]:
+            yield self._passed("FP32, lowered", folded.artifact, "lower", {"precision": "float"})
+            lowered = self._passed(LOWERED, folded.artifact, "lower", {"precision": "integer"})
+            if lowered.artifact is not None:
+                bases.append((f", {LOWERED}", lowered.artifact))
+        for suffix, base in bases:
+            yield from self._quantized(suffix, base, ops)
+
+    def _quantized(self, suffix: str, base: Artifact, ops: Counter[str]) -> Iterator[Candidate]:
+        for name, settings in self._schemes(ops, is_lowered=bool(suffix)):
+            made = self._passed(f"INT8, {name}{suffix}", base, "quantize", settings)
+            yield made
+            is_static = settings["mode"] != "dynamic" and any(_operators(base)[a] for a in ANCHORS)
+            if made.artifact is not None and is_static and self._context.meter is not None:
+                yield from self._split(f"INT8, {name}{suffix}", base, made.artifact, settings)
+
+    def _schemes(
+        self, ops: Counter[str], *, is_lowered: bool
+    ) -> Iterator[tuple[str, dict[str, Any]]]:
+        """Yield names and settings of the quantize pass for a graph of these operators."""
+        common = {"reduce_range": not self._search.has_vnni}
+        is_dynamic = any(ops[op] for op in ("MatMul", *RECURRENT))
+        is_static = is_lowered or any(ops[op] for op in ("Conv", "Gemm"))
+        modes: list[Mode] = [self._search.mode]
+        if self._search.mode == "auto" and is_dynamic and is_static:
+            modes = ["auto", "dynamic"]
+        for mode in modes:
+            yield mode, {"mode": mode, **common}
+            if mode != "dynamic" and is_static:
+                yield f"{mode}, least-error ranges", {"mode": mode, "ranges": "auto", **common}
+            if mode != "static" and any(ops[op] for op in RECURRENT):
+                yield f"{mode}, per tensor", {"mode": mode, "per_channel": False, **common}
+
+    def _split(
+        self, name: str, base: Artifact, whole: Artifact, settings: Mapping[str, Any]
+    ) -> Iterator[Candidate]:
+        """Yield mixtures of integers and floats that should be faster, or do less harm."""
+        assert self._context.meter is not None
+        config = QuantizeConfig(**settings)
+        graph = with_node_names(base.payload)
+        harm = measure_sensitivity(
+            graph, config, self._context, most_seconds=self._search.sensitivity_seconds
+        )
+        operators, borders = node_operators(graph, whole.payload, self._context.meter, self._feeds)
+        outputs = [each.name for each in graph.graph.output]
+        anchors = {node.name for node in graph.graph.node if node.op_type in ANCHORS}
+        found = splits(operators, borders, outputs, harm, targets_db=self._search.targets_db)
+        for target, split in found:
+            kind = "fastest split" if target is None else f"split for {target:g} dB"
+            if anchors & split.integer:
+                told = with_only(config, split.integer).model_dump()
+                yield self._passed(f"{name}, {kind}", base, "quantize", told)
+
+    def _passed(
+        self, name: str, before: Artifact, pass_name: str, settings: Mapping[str, Any]
+    ) -> Candidate:
+        """Return what a pass makes, under this name, or why it makes nothing."""
+
+        def run() -> Artifact:
+            config = PASSES[pass_name].config.model_validate(dict(settings))
+            return run_passes(before, [(pass_name, config)], self._context)
+
+        return _attempt(name, run)
+
+
+def _attempt(name: str, make: Callable[[], Artifact]) -> Candidate:
+    try:
+        return Candidate(name, make())
+    except StoppedError:
+        raise
+    except AigcCompressError as error:
+        return Candidate(name, failure=first_line(error))
+
+
+def _operators(artifact: Artifact) -> Counter[str]:
+    return Counter(node.op_type for node in all_nodes(artifact.payload.graph))

@@ -1,7 +1,8 @@
 """The gate: a candidate is shipped only when it is shown to be faster and stays within the budget.
 
-Candidates are ranked by the quick meter, judged on validation data in that order, and the first few
-that are within the budget meet the FP32 baseline in a full contest. The fastest of those whose
+Candidates are ranked by the quick meter, judged on validation data in that order (one whose outputs
+are further from FP32's than those of a candidate outside the budget is not judged), and the first
+few that are within the budget meet the FP32 baseline in a full contest. The fastest of those whose
 interval lies above the least speed-up is judged once more, on test data, and shipped. Where none is
 faster, a smaller one that is shown to be as fast is taken, else FP32. Every candidate says why it
 is not the answer.
@@ -9,9 +10,10 @@ is not the answer.
 
 from __future__ import annotations
 
+import math
 import os
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, cast
@@ -21,6 +23,7 @@ from aigc_compress.bench.statistics import RatioInterval
 
 from .artifact import Artifact
 from .budget import Budget, Judgement, judge_quality
+from .closeness import lowest_agreement_db
 from .engines.ort import OrtSession
 from .errors import AigcCompressError, StoppedError, first_line
 from .meter import Meter, Speedup
@@ -53,6 +56,7 @@ class Finding:
     Attributes:
         name: of the candidate.
         size_bytes: of its graph.
+        agreement_db: lowest SQNR of an output against FP32 on the check feeds.
         quick: speed-up by the quick meter.
         speedup: speed-up in the full contest.
         validation: quality on validation data.
@@ -61,6 +65,7 @@ class Finding:
 
     name: str
     size_bytes: int | None = None
+    agreement_db: float | None = None
     quick: Speedup | None = None
     speedup: RatioInterval | None = None
     validation: Judgement | None = None
@@ -73,6 +78,7 @@ class Finding:
         return {
             "name": self.name,
             "size_bytes": self.size_bytes,
+            "agreement_db": self.agreement_db,
             "speedup": None if speed is None else _speed_document(speed),
             "measured": "contest" if self.speedup else "quick" if self.quick else None,
             "quality": quality and {key: quality[key] for key in ("metric", "value", "within")},
@@ -162,18 +168,27 @@ class _Gate:
         self._feeds = workload.timing_feeds(batch=1, length=1, seed=options.seed)
         self._reference = self._runner(baseline)
         self._known: dict[Split, Quality] = {}
+        self._samples = workload.check_feeds()
+        self._wanted = [self._reference.run(each) for each in self._samples]
 
     def run(self, candidates: Sequence[Candidate]) -> Gated:
         findings = self._ranked(candidates)
         by_name = {each.name: each for each in candidates}
         finalists: list[Candidate] = []
+        failed_db = -math.inf
         for index in _fastest_first(findings):
+            finding = findings[index]
             if len(finalists) == FINALISTS:
-                findings[index] = replace(findings[index], reason="faster ones were within budget")
+                findings[index] = replace(finding, reason="faster ones were within budget")
                 continue
-            findings[index] = self._validated(findings[index], by_name[findings[index].name])
+            if finding.agreement_db is not None and finding.agreement_db <= failed_db:
+                findings[index] = replace(finding, reason=_further(finding, failed_db))
+                continue
+            findings[index] = self._validated(finding, by_name[finding.name])
             if not findings[index].reason:
-                finalists.append(by_name[findings[index].name])
+                finalists.append(by_name[finding.name])
+            elif finding.agreement_db is not None:
+                failed_db = max(failed_db, finding.agreement_db)
         contest = self._contest([self._baseline, *finalists])
         places = {each.name: place for place, each in enumerate(finalists, start=1)}
         findings = [_timed(each, contest, places.get(each.name)) for each in findings]
@@ -181,21 +196,35 @@ class _Gate:
 
     def _ranked(self, candidates: Sequence[Candidate]) -> list[Finding]:
         """Time all candidates with the quick meter, and refuse the slower and the too large."""
-        made = [each for each in candidates if each.artifact is not None]
-        graphs = [each.artifact for each in made if each.artifact is not None]
+        made: dict[bytes, Candidate] = {}
+        for each in candidates:
+            if each.artifact is not None:
+                made.setdefault(each.artifact.payload.graph.SerializeToString(), each)
+        graphs = [each.artifact for each in made.values() if each.artifact is not None]
         assert self._baseline.artifact is not None
         speeds = self._meter.compare(self._baseline.artifact, graphs, self._feeds) if graphs else ()
-        quick = dict(zip((each.name for each in made), speeds, strict=True))
-        return [self._first_look(each, quick.get(each.name)) for each in candidates]
+        quick = dict(zip((each.name for each in made.values()), speeds, strict=True))
+        return [self._first_look(each, made, quick.get(each.name)) for each in candidates]
 
-    def _first_look(self, candidate: Candidate, quick: Speedup | None) -> Finding:
-        if candidate.artifact is None or quick is None:
+    def _first_look(
+        self, candidate: Candidate, made: Mapping[bytes, Candidate], quick: Speedup | None
+    ) -> Finding:
+        if candidate.artifact is None:
             return Finding(candidate.name, reason=candidate.failure)
-        size, most = candidate.artifact.payload.ByteSize(), self._options.most_bytes
+        size, most = self._size(candidate), self._options.most_bytes
+        if quick is None:
+            same = made[candidate.artifact.payload.graph.SerializeToString()]
+            return Finding(candidate.name, size, reason=f"the same graph as {same.name}")
         reason = f"{quick.verdict}" if quick.verdict == "slower" else ""
         if most is not None and size > most:
             reason = f"{size} bytes, more than {most}"
-        return Finding(candidate.name, size, quick, reason=reason)
+        agreement = None if reason else self._agreement(candidate)
+        return Finding(candidate.name, size, agreement, quick, reason=reason)
+
+    def _agreement(self, candidate: Candidate) -> float:
+        runner = self._runner(candidate)
+        found = [runner.run(feeds) for feeds in self._samples]
+        return lowest_agreement_db(self._wanted, found)
 
     def _validated(self, finding: Finding, candidate: Candidate) -> Finding:
         try:
@@ -319,6 +348,13 @@ def _fastest_first(findings: Sequence[Finding]) -> list[int]:
 
 def _timed(finding: Finding, contest: Contest, place: int | None) -> Finding:
     return finding if place is None else replace(finding, speedup=contest.speedup(place))
+
+
+def _further(finding: Finding, failed_db: float) -> str:
+    return (
+        f"outside the budget, it is assumed: {finding.agreement_db:.1f} dB to FP32, and one with"
+        f" {failed_db:.1f} dB was outside"
+    )
 
 
 def _not_faster(finding: Finding, options: GateOptions) -> str:

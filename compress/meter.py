@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Protocol
 
 from .artifact import Artifact
 from .task import Feeds
 
-__all__ = ["Meter", "Speedup"]
+__all__ = ["Meter", "NodeTime", "Speedup"]
 
 
 class Speedup(Protocol):
@@ -35,6 +36,15 @@ class Speedup(Protocol):
         ...
 
 
+@dataclass(frozen=True)
+class NodeTime:
+    """What a node took: operator, median milliseconds per call, elements of its first output."""
+
+    op: str
+    ms: float
+    elements: int
+
+
 class Meter(Protocol):
     """Compares artifacts by latency on the machine at hand."""
 
@@ -42,4 +52,8 @@ class Meter(Protocol):
         self, baseline: Artifact, candidates: Sequence[Artifact], feeds: Feeds
     ) -> Sequence[Speedup]:
         """Return the speed-up of every candidate over the baseline, on one set of feeds."""
+        ...
+
+    def profile(self, artifact: Artifact, feeds: Feeds) -> Mapping[str, NodeTime]:
+        """Return the times of nodes by the name of their first output, those of a session."""
         ...

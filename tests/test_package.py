@@ -69,6 +69,7 @@ FLOORS = {
             "candidates",
             "gate",
             "pipeline",
+            "refine",
             "replay",
             "workload",
         )

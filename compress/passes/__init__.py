@@ -9,15 +9,19 @@ from .base import Context, Pass
 from .export import ExportConfig, ExportPass
 from .fold import FoldConfig, FoldPass
 from .quantize import Mode, QuantizeConfig, QuantizePass
+from .transposed import LowerConfig, LowerPass
 
 __all__ = [
     "PASSES",
     "Context",
     "ExportConfig",
     "FoldConfig",
+    "LowerConfig",
     "Mode",
     "Pass",
     "QuantizeConfig",
 ]
 
-PASSES: Mapping[str, Any] = {each.name: each for each in (ExportPass(), FoldPass(), QuantizePass())}
+PASSES: Mapping[str, Any] = {
+    each.name: each for each in (ExportPass(), FoldPass(), LowerPass(), QuantizePass())
+}

@@ -94,7 +94,7 @@ class Clipping:
     @property
     def _intervals(self) -> int:
         """Number of steps from the lowest point of the grid to the highest."""
-        return 2**self.bits - (2 if self.symmetric else 1)
+        return (1 << self.bits) - (2 if self.symmetric else 1)
 
     def _widened(self, low: float, high: float) -> Ends:
         """Return the ends with zero between them, and in the middle where the grid asks it."""

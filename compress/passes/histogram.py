@@ -121,7 +121,8 @@ def _finite(flat: NDArray[Any]) -> NDArray[Any]:
     """Return the finite entries, without a copy where all are."""
     if flat.size and np.isfinite([flat.min(), flat.max()]).all():
         return flat
-    return flat[np.isfinite(flat)]
+    finite: NDArray[Any] = flat[np.isfinite(flat)]
+    return finite
 
 
 def _narrowest(low: float, high: float, *, at_least: int) -> int:

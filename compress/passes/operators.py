@@ -80,7 +80,7 @@ def _reasons(
     """Return, for every costly type left in float, why, node by node, counted."""
     constants = {each.name for each in before.graph.initializer}
     stored = {node.output[0] for node in _nodes_with_stored_weights(quantized)}
-    top = {id(node) for node in before.graph.node}
+    top = {node.output[0] for node in before.graph.node}
     reasons: dict[str, Counter[str]] = {}
     still_float = {
         (node.op_type, node.output[0])
@@ -90,7 +90,7 @@ def _reasons(
     for node in all_nodes(before.graph):
         if node.op_type not in COSTLY or (node.op_type, node.output[0]) not in still_float:
             continue
-        why = _reason(node, constants, is_inside=id(node) not in top)
+        why = _reason(node, constants, is_inside=node.output[0] not in top)
         if node.output[0] in stored:
             why += "; its weights are stored as INT8"
         reasons.setdefault(node.op_type, Counter())[why] += 1

@@ -96,4 +96,4 @@ def _size_bytes(kind: TypeProto | None) -> int:
     dims = kind.tensor_type.shape.dim
     if not all(dim.HasField("dim_value") for dim in dims):
         return UNKNOWN_BYTES
-    return 4 * math.prod(dim.dim_value for dim in dims)
+    return 4 * math.prod(int(dim.dim_value) for dim in dims)

@@ -22,20 +22,24 @@ from .clipping import Clipping, Ends
 from .histogram import Observed
 from .probe import Probe, inferred_types
 
-__all__ = ["METHODS", "Range", "calibrate", "choose_ranges", "to_tensors_data"]
+__all__ = ["METHODS", "Observed", "Range", "calibrate", "choose_ranges", "to_tensors_data"]
 
 FLOATS = {TensorProto.FLOAT: "float32", TensorProto.FLOAT16: "float16"}
 MOST_BITS = 16
 
 _CHOICES: Mapping[str, Callable[[Clipping], Ends]] = {
-    "min-max": Clipping.min_max,
+    "minmax": Clipping.min_max,
     "percentile-99.9": partial(Clipping.percentile, percent=99.9),
     "percentile-99.99": partial(Clipping.percentile, percent=99.99),
     "percentile-99.999": partial(Clipping.percentile, percent=99.999),
     "entropy": Clipping.entropy,
     "mse": Clipping.least_error,
 }
-METHODS = (*_CHOICES, "auto")
+_GROUPS: Mapping[str, tuple[str, ...]] = {
+    "percentile": tuple(name for name in _CHOICES if name.startswith("percentile")),
+    "auto": tuple(_CHOICES),
+}
+METHODS = (*_CHOICES, *_GROUPS)
 
 
 @dataclass(frozen=True)
@@ -108,9 +112,10 @@ def choose_ranges(
         observed: what `calibrate` returned, or a part of it.
         bits: of the integers, 2 to 16.
         symmetric: int8 without -128 and zero point 0, so low = -high; else uint8, any zero point.
-        method: one of METHODS. `auto` takes for each tensor the method with the least expected
-            squared error, the first named where several are equal. The least error of a tensor
-            need not be the least of the network's outputs: compare with `min-max` there.
+        method: one of METHODS. Of several, `percentile` (three) and `auto` (all) take for each
+            tensor the one with the least expected squared error, the first named where some are
+            equal. The least error of a tensor need not be the least of the network's outputs:
+            compare with `minmax` there.
 
     Raises:
         UsageError: there is no such method, or the bits are out of bounds.
@@ -120,7 +125,7 @@ def choose_ranges(
         raise unknown_name("calibration method", method, METHODS)
     if not 2 <= bits <= MOST_BITS:
         raise UsageError(f"bits is {bits}; it must be from 2 to {MOST_BITS}. 8 is usual.")
-    tried = tuple(_CHOICES) if method == "auto" else (method,)
+    tried = _GROUPS.get(method, (method,))
     for name, each in observed.items():
         _require_values(name, each)
     return {name: _best(Clipping(each, bits, symmetric), tried) for name, each in observed.items()}

@@ -52,7 +52,7 @@ def layer(name, ms, share, role):
 def test_times_are_told_per_call_without_the_first_ones():
     events = [run(100, 50), run(200, 50), run(300, 50)]
     events += [node("a", 101, 30), node("a", 201, 10), node("a", 301, 20)]
-    assert read_times(events, dropped=1) == {"a": LayerTime("Conv", (0.010, 0.020), "float")}
+    assert read_times(events, dropped=1) == {"a": LayerTime("Conv", (0.010, 0.020), "float", 1)}
 
 
 def test_a_node_that_runs_several_times_in_a_call_is_summed():

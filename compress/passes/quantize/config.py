@@ -10,7 +10,14 @@ __all__ = ["Mode", "QuantizeConfig", "RangeMethod"]
 
 Mode = Literal["auto", "static", "dynamic"]
 RangeMethod = Literal[
-    "min-max", "percentile-99.9", "percentile-99.99", "percentile-99.999", "entropy", "mse", "auto"
+    "minmax",
+    "percentile",
+    "percentile-99.9",
+    "percentile-99.99",
+    "percentile-99.999",
+    "entropy",
+    "mse",
+    "auto",
 ]
 
 
@@ -34,9 +41,13 @@ class QuantizeConfig(BaseModel):
         description="7-bit weights: u8 x s8 sums saturate in int16 on x86 without VNNI",
     )
     ranges: RangeMethod = Field(
-        default="min-max",
+        default="minmax",
         description="where the range of an activation ends; auto: the least squared error of each",
     )
     keep_float: tuple[str, ...] = Field(
         default=(), description="names of nodes that stay float, as `fold` names them"
+    )
+    only: tuple[str, ...] | None = Field(
+        default=None,
+        description="names of the nodes that static mode makes integer; none: all that can be",
     )

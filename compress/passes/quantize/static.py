@@ -13,9 +13,8 @@ from onnx import ModelProto
 
 from aigc_compress.errors import PassError
 from aigc_compress.passes.base import Context
-from aigc_compress.passes.histogram import Observed
 from aigc_compress.passes.operators import with_node_names
-from aigc_compress.passes.ranges import calibrate, choose_ranges, to_tensors_data
+from aigc_compress.passes.ranges import Range, calibrate, choose_ranges, to_tensors_data
 
 from .config import QuantizeConfig
 from .dynamic import weights_told
@@ -65,7 +64,7 @@ def quantize_static(
     if not context.calibration:
         raise PassError("Static quantization needs calibration feeds, and there are none.")
     named = with_node_names(model)
-    region = integer_region(named, config.keep_float)
+    region = integer_region(named, config.keep_float) if config.only is None else [*config.only]
     present = {node.op_type for node in model.graph.node}
     anchors = [op for op in ANCHORS if op in present]
     if not region:
@@ -73,10 +72,7 @@ def quantize_static(
             f"Static quantization covers {', '.join(ANCHORS)}; the graph has none of them that may"
             " be integer. Try --mode dynamic."
         )
-    is_symmetric = config.activations == "int8"
-    ranges = choose_ranges(
-        _observed(named, context), bits=8, symmetric=is_symmetric, method=config.ranges
-    )
+    ranges = _ranges(named, config, context)
     attempts = [
         {"per_channel": config.per_channel and per_channel, "extra": {**extra}}
         for per_channel, extra in ATTEMPTS
@@ -117,14 +113,35 @@ def integer_region(model: ModelProto, keep_float: tuple[str, ...] = ()) -> list[
     return names
 
 
-def _observed(model: ModelProto, context: Context) -> Mapping[str, Observed]:
-    """Return what calibration saw; schemes of one graph share it."""
-    key = f"ranges of {hashlib.sha256(model.SerializeToString()).hexdigest()}"
-    if key not in context.kept:
-        context.kept[key] = calibrate(
-            model, context.calibration, tensors=None, on_step=context.on_step
+def _ranges(model: ModelProto, config: QuantizeConfig, context: Context) -> Mapping[str, Range]:
+    """Return the ranges of everything that can be integer; schemes of one graph share them."""
+    digest = hashlib.sha256(model.SerializeToString()).hexdigest()
+    seen, chosen = f"seen in {digest}", f"{config.ranges} {config.activations} of {digest}"
+    if seen not in context.kept:
+        tensors = _activations(model)
+        context.kept[seen] = calibrate(
+            model, context.calibration, tensors=tensors, on_step=context.on_step
         )
-    return cast(Mapping[str, Observed], context.kept[key])
+    if chosen not in context.kept:
+        is_symmetric = config.activations == "int8"
+        context.kept[chosen] = choose_ranges(
+            context.kept[seen], bits=8, symmetric=is_symmetric, method=config.ranges
+        )
+    return cast(Mapping[str, Range], context.kept[chosen])
+
+
+def _activations(model: ModelProto) -> list[str]:
+    """Return the tensors that nodes with an integer form read and make."""
+    names = set(integer_region(model))
+    constants = {each.name for each in model.graph.initializer}
+    touched = {
+        tensor: None
+        for node in model.graph.node
+        if node.name in names
+        for tensor in (*node.input, *node.output)
+        if tensor and tensor not in constants
+    }
+    return [*touched]
 
 
 def _with_borders(

@@ -63,7 +63,7 @@ def _gemm_refusal(geometry: Geometry, opset: int) -> str | None:
     if min(min(axis.begin, axis.end) for axis in geometry.axes) < 0:
         return "Col2Im takes no negative pads"
     if len(geometry.axes) == 1 and geometry.axes[0].dilation > 1:
-        return "ONNX Runtime 1.32 adds dilated taps up wrongly in Col2Im over one axis"
+        return "ONNX Runtime 1.32 mixes channels up in Col2Im over one dilated axis"
     if any(axis.output_padding >= axis.stride for axis in geometry.axes):
         return "its output_padding is not below its stride, so Col2Im would expect more inputs"
     return None

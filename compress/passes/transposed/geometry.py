@@ -106,7 +106,8 @@ def read_geometry(
 def _fault(given: dict[str, Any], kernel: tuple[int, ...], *, inputs: int, group: int) -> str:
     """Return what is wrong with the attributes, or nothing."""
     rank = len(kernel)
-    lengths = {"strides": rank, "dilations": rank, "output_padding": rank, "pads": 2 * rank}
+    names = ("strides", "dilations", "output_padding", "output_shape")
+    lengths = {name: rank for name in names} | {"pads": 2 * rank}
     for name, length in lengths.items():
         if name in given and len(given[name]) != length:
             return f"{name} has {len(given[name])} entries; it must have {length}"
@@ -145,11 +146,9 @@ def _with_pads(
     if wanted:
         if sizes is None or None in sizes:
             return "output_shape gives its pads, and the size of its input is not known"
-        if len(wanted) < len(axes):
-            return f"output_shape has {len(wanted)} entries; it must have {len(axes)}"
         surplus = [
             axis.stride * int(size or 0) + axis.growth + axis.begin + axis.end - target
-            for axis, size, target in zip(axes, sizes, wanted[-len(axes) :], strict=True)
+            for axis, size, target in zip(axes, sizes, wanted, strict=True)
         ]
     elif mode in ("SAME_UPPER", "SAME_LOWER"):
         surplus = [axis.growth for axis in axes]

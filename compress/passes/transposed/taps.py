@@ -11,6 +11,7 @@ for phase 1, so one Conv over both needs 3 positions. With start 1 both have {0,
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -86,14 +87,26 @@ def uncut_phases_start(axis: Axis) -> int:
 
 def _conv(axis: Axis, start: int, phases: Sequence[int]) -> AxisConv:
     offsets = [_offsets(axis, phase - start + axis.begin) for phase in phases]
-    union = sorted(set().union(*offsets)) or [0]
-    low, high = union[0], union[-1]
-    step = math.gcd(*(each - low for each in union)) or 1
+    blocks = -(-(start + axis.growth) // axis.stride)
+    low, high = _span(axis, offsets, blocks)
+    step = math.gcd(*(each - low for each in (*itertools.chain(*offsets), high))) or 1
     places = range(low, high + 1, step)
     table = tuple(tuple(each.get(place, NO_TAP) for place in places) for each in offsets)
-    blocks = -(-(start + axis.growth) // axis.stride)
     crop = (start, axis.stride * blocks - start - axis.growth)
     return AxisConv(table, step, (-low, blocks + high), crop, blocks)
+
+
+def _span(axis: Axis, offsets: Sequence[dict[int, int]], blocks: int) -> tuple[int, int]:
+    """Return the first and last offset of the kernel.
+
+    It is widened by zeros where the inputs to take away could be all that there are: a Slice cannot
+    take away more.
+    """
+    union = set().union(*offsets) or {0}
+    low, high = min(union), max(union)
+    cut = max(low, 0) + max(-(blocks + high), 0)
+    fewest_inputs = max(1, -(-(1 - axis.growth) // axis.stride))  # for an output of at least 1
+    return (low, high) if cut < fewest_inputs else (min(low, 0), max(high, -blocks))
 
 
 def _offsets(axis: Axis, shift: int) -> dict[int, int]:
