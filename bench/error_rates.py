@@ -15,7 +15,7 @@ from dataclasses import asdict, dataclass, replace
 from json import loads
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Annotated, Any, cast
+from typing import Annotated, Any
 
 import numpy as np
 import typer
@@ -68,7 +68,8 @@ def decide(
         candidate: the same of the candidate, same shape.
         seed: of the resampling.
     """
-    count, reason = len(baseline), cast(Reason, "all processes")
+    reason: Reason = "all processes"
+    count = len(baseline)
     rule = LatencyPlan(processes=count).stopping
     for looked in range(LEAST_PROCESSES, count):
         if rule.is_clear(baseline[:looked], [candidate[:looked]], seed=seed):

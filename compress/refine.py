@@ -32,7 +32,7 @@ from .task import Feeds
 
 __all__ = ["Sensitivity", "measure_sensitivity", "node_operators", "splits", "with_only"]
 
-SUFFIXES = ("_QuantizeLinear_Output", "_DequantizeLinear_Output")
+SUFFIXES = ("_QuantizeLinear_Input", "_QuantizeLinear_Output", "_DequantizeLinear_Output")
 PRICES = tuple(10.0**power for power in np.arange(-4, 4.25, 0.25))
 FEW = 4  # sets of feeds that harm is measured on
 

@@ -60,9 +60,11 @@ def choose_by_work(
     refused = _refused(layer.geometry, setting)
     if wanted and wanted not in refused:
         return Choice(wanted, refused=refused)
-    convs = [form for form, plan in FORMS.items() if plan and form not in refused]
-    form = min(convs, key=lambda each: multiplications(each, layer.geometry, sizes))
-    return Choice(form, refused=refused)
+    work: dict[FormName, int] = {}
+    for form, plan in FORMS.items():
+        if plan and form not in refused:
+            work[form] = multiplications(form, layer.geometry, sizes)
+    return Choice(min(work, key=lambda each: work[each]), refused=refused)
 
 
 def choose_by_time(layer: Layer, sample: NDArray[Any], setting: Setting, meter: Meter) -> Choice:
@@ -82,12 +84,13 @@ def choose_by_time(layer: Layer, sample: NDArray[Any], setting: Setting, meter: 
     except StoppedError:
         raise
     except AigcCompressError as error:
-        untimed = {form: f"not timed: {first_line(error)}" for form in candidates}
+        told = f"not timed: {first_line(error)}"
+        untimed: dict[FormName, str] = dict.fromkeys(candidates, told)
         chosen = choose_by_work(layer, sample.shape[2:], setting)
         return Choice(chosen.form, refused=refused | untimed)
     found = dict(zip(candidates, speedups, strict=True))
     best = max(found, key=lambda form: found[form].ratio)
-    ratios = {form: speedup.ratio for form, speedup in found.items()}
+    ratios: dict[FormName, float] = {form: each.ratio for form, each in found.items()}
     verdict = found[best].verdict
     if verdict == "faster" or (setting.precision == "integer" and verdict != "slower"):
         return Choice(best, ratios, refused)
@@ -95,8 +98,11 @@ def choose_by_time(layer: Layer, sample: NDArray[Any], setting: Setting, meter: 
 
 
 def _refused(geometry: Geometry, setting: Setting) -> dict[FormName, str]:
-    reasons = {form: refusal(form, geometry, opset=setting.opset) for form in FORMS}
-    return {form: reason for form, reason in reasons.items() if reason}
+    reasons: dict[FormName, str] = {}
+    for form in FORMS:
+        if reason := refusal(form, geometry, opset=setting.opset):
+            reasons[form] = reason
+    return reasons
 
 
 def _candidates(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import onnx
 from onnx import ModelProto, NodeProto, TensorProto, helper
@@ -85,5 +86,5 @@ class _Once(CalibrationDataReader):  # type: ignore[misc]
     def __init__(self, feeds: Feeds) -> None:
         self._left = [dict(feeds)]
 
-    def get_next(self) -> Feeds | None:
+    def get_next(self) -> Any:
         return self._left.pop() if self._left else None
