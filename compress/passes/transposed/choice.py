@@ -64,7 +64,8 @@ def choose_by_work(
     for form, plan in FORMS.items():
         if plan and form not in refused:
             work[form] = multiplications(form, layer.geometry, sizes)
-    return Choice(min(work, key=lambda each: work[each]), refused=refused)
+    fewest: FormName = min(work, key=work.__getitem__)
+    return Choice(fewest, refused=refused)
 
 
 def choose_by_time(layer: Layer, sample: NDArray[Any], setting: Setting, meter: Meter) -> Choice:
