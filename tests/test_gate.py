@@ -15,25 +15,28 @@ from aigc_compress.task import Quality
 FP32_SIZE = 4000
 
 
-def graph(name, values):
+def graph(name, values, twin):
     """A graph whose weights take `values` floats; its output names it to the fake workload."""
     text = f"""<ir_version: 8, opset_import: ["" : 17]>
     g (float[1] x) => (float[1] y) {{ c = Constant<value_floats = [{",".join(["1.0"] * values)}]>()
         s = ReduceSum<keepdims = 0>(c)  y = Add(x, s) }}"""
     model = onnx.parser.parse_model(text)
     model.doc_string = name
+    model.graph.name = twin or name
     return Artifact("onnx", model)
 
 
 @dataclass
 class Rival:
-    """A candidate as the fakes know it: quick and true speed, quality on both splits, size."""
+    """A candidate as the fakes know it: speed, quality on both splits, size, distance to FP32."""
 
     ms: float
     quality: float = 90.0
     test_quality: float | None = None
     quick: float | None = None
     values: int = 1000
+    db: float = 40.0
+    twin: str = ""
 
 
 class Workload:
@@ -46,6 +49,9 @@ class Workload:
 
     def timing_feeds(self, *, batch, length, seed):
         return {"x": np.zeros(1, np.float32)}
+
+    def check_feeds(self):
+        return ({"x": np.ones(100)},)
 
     def measure(self, runner, reference, *, samples, seed, on_step, split="test"):
         name = runner.name
@@ -70,11 +76,6 @@ class Meter:
         return found
 
 
-class Runner:
-    def __init__(self, artifact, *, threads):
-        self.name = artifact.payload.doc_string
-
-
 @pytest.fixture
 def judged(monkeypatch):
     """Return a function that lets rivals meet; times come with 1 % of noise and no clock."""
@@ -94,9 +95,20 @@ def judged(monkeypatch):
                 timings.append(Timing(tuple(processes)))
             return Contest(tuple(timings), "all processes", 0.95)
 
+        class Runner:
+            def __init__(self, artifact, *, threads):
+                self.name = artifact.payload.doc_string
+
+            def run(self, feeds):
+                error = 0.0 if self.name == "FP32" else 10 ** (-rivals[self.name].db / 20)
+                return {"y": feeds["x"] * (1 + error)}
+
         monkeypatch.setattr(gate, "run_contest", run_contest)
         monkeypatch.setattr(gate, "OrtSession", Runner)
-        made = {name: Candidate(name, graph(name, each.values)) for name, each in rivals.items()}
+        made = {
+            name: Candidate(name, graph(name, each.values, each.twin))
+            for name, each in rivals.items()
+        }
         baseline = made.pop("FP32")
         workload = Workload(rivals)
         candidates = [*made.values(), *failures]
@@ -181,3 +193,23 @@ def test_only_the_first_few_within_the_budget_meet_fp32_in_full(judged):
     assert found.winner.name == "n0"
     assert told["n4"].reason == "faster ones were within budget"
     assert len(found.contest.timings) == 1 + gate.FINALISTS
+
+
+def test_what_is_further_from_fp32_than_one_outside_the_budget_is_not_judged(judged):
+    rivals = {
+        "FP32": Rival(1.0),
+        "bad": Rival(0.3, quality=50.0, db=20.0),
+        "worse": Rival(0.4, db=19.0),
+        "good": Rival(0.5, db=21.0),
+    }
+    found, told, workload = judged(rivals)
+    assert found.winner.name == "good"
+    assert "19.0 dB to FP32, and one with 20.0 dB was outside" in told["worse"].reason
+    assert ("worse", "validation") not in workload.asked
+
+
+def test_equal_graphs_are_measured_once(judged):
+    rivals = {"FP32": Rival(1.0), "one": Rival(0.5, twin="t"), "two": Rival(0.5, twin="t")}
+    found, told, _ = judged(rivals)
+    assert found.winner.name == "one"
+    assert told["two"].reason == "the same graph as one"

@@ -1,4 +1,5 @@
 import io
+import json
 import os
 import pickle
 import resource
@@ -387,9 +388,15 @@ def test_fetch_does_not_overwrite_another_file(refuse, workplace):
     assert "--force" in refuse("fetch", "cnn", code=1)
 
 
-def test_a_graph_with_nothing_to_quantize_says_so(refuse, workplace):
+def test_a_graph_with_nothing_to_quantize_comes_back_as_it_was_and_says_so(workplace):
     onnx.save(graph("g (float[2] x) => (float[2] y) { y = Add(x, x) }"), workplace / "add.onnx")
-    assert "Nothing was quantized" in refuse("quantize", "add.onnx", "-o", "o.onnx", code=1)
+    done = run_process("quantize", "add.onnx", "-o", "o.onnx", "--json", cwd=workplace)
+    assert done.code == 0, done.stderr
+    told = json.loads(done.stdout)
+    reasons = [each["reason"] for each in told["candidates"] if each["name"].startswith("INT8")]
+    assert reasons
+    assert all("Nothing was quantized" in reason for reason in reasons)
+    assert "Add" in {node.op_type for node in onnx.load(workplace / "o.onnx").graph.node}
 
 
 def test_a_model_that_draws_nothing_cannot_be_sampled(refuse, cnn_pt):
