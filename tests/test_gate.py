@@ -123,7 +123,7 @@ def test_the_fastest_within_the_budget_is_shipped_and_the_others_say_why_not(jud
         {
             "FP32": Rival(1.0),
             "fast": Rival(0.5),
-            "faster": Rival(0.4, quality=80.0),
+            "faster": Rival(0.4, quality=80.0, db=30.0),
             "slow": Rival(1.5),
             "fair": Rival(0.7),
         },
