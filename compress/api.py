@@ -28,7 +28,7 @@ from .workload import FeedOptions, TaskWorkload, Workload, make_workload
 __all__ = ["QuantizeOptions", "QuantizeResult", "export", "quantize", "to_onnx"]
 
 MARGIN_DB = 1.5
-TASK_STEPS_DB = (5.0, 10.0, 15.0, 20.0)
+TASK_STEPS_DB = (5.0, 7.5, 10.0, 15.0)
 
 
 @dataclass(frozen=True)
