@@ -10,9 +10,9 @@ are divided by 1.05 and by 1.10, and the rule is applied again.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
-from json import loads
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Annotated, Any
@@ -24,9 +24,10 @@ from numpy.typing import NDArray
 from aigc_compress.api import to_onnx
 from aigc_compress.artifact import save_onnx
 from aigc_compress.console import progress, say, show_json, show_table, to_json
+from aigc_compress.errors import AigcCompressError
 from aigc_compress.loading import load_artifact
 from aigc_compress.machine import describe_machine
-from aigc_compress.storage import require_writable, write_bytes
+from aigc_compress.storage import read_json, require_writable, write_bytes
 from aigc_compress.workload import FeedOptions, make_workload
 
 from .latency import Contestant, LatencyPlan, run_contest
@@ -36,6 +37,7 @@ from .trust import Watch
 
 __all__ = ["ErrorRates", "decide", "error_rates"]
 
+SCHEMA = "aigc-compress/error-rates/1"
 CHANGES = (1.05, 1.10)
 
 
@@ -123,7 +125,7 @@ def _command(
     if output is not None:
         require_writable(output)
     if replay is not None:
-        document = loads(replay.read_text())
+        document = read_json(replay, SCHEMA, "python -m aigc_compress.bench.error_rates -o")
     elif models:
         plan = LatencyPlan(threads=threads, processes=processes, stops_early=False)
         document = _measured(models, runs, plan)
@@ -150,7 +152,7 @@ def _measured(models: Sequence[str], runs: int, plan: LatencyPlan) -> dict[str, 
                 on_step(run + 1, runs)
         blocks[name] = np.round(np.array(pairs), 6).tolist()
     return {
-        "schema": "aigc-compress/error-rates/1",
+        "schema": SCHEMA,
         "machine": describe_machine(),
         "trust": watch.stop().document(),
         "settings": asdict(plan),
@@ -176,5 +178,14 @@ def _show(rates: Sequence[ErrorRates], document: dict[str, Any]) -> None:
         say(f"Note: the machine was not quiet: {document['trust']['complaint']}.")
 
 
+def main() -> None:
+    """Run the command line and leave with the documented exit code."""
+    try:
+        typer.run(_command)
+    except AigcCompressError as error:
+        say(f"Error: {error}")
+        sys.exit(error.exit_code)
+
+
 if __name__ == "__main__":
-    typer.run(_command)
+    main()

@@ -190,6 +190,8 @@ def quantize(
     meter = QuickMeter(threads=options.plan.threads, seed=options.seed)
     calibration = workload.calibration(seed=options.seed)
     context = Context(workload.check_feeds(), calibration, options.seed, meter=meter)
+    if on_step is not None:
+        context = replace(context, on_step=on_step)
     candidates = make_candidates(
         baseline, _search(options, has_task=workload.has_baseline_quality), context, feeds
     )

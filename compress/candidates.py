@@ -123,6 +123,8 @@ class _Maker:
         found = splits(operators, borders, outputs, harm, targets_db=self._search.targets_db)
         for target, split in found:
             kind = "fastest split" if target is None else f"split for {target:g} dB"
+            if harm.skipped:
+                kind += f" ({len(harm.skipped)} nodes not measured)"
             if anchors & split.integer:
                 told = with_only(config, split.integer).model_dump()
                 yield self._passed(f"{name}, {kind}", base, "quantize", told)

@@ -21,13 +21,12 @@ from typing import Any, cast
 from aigc_compress.bench.latency import Contest, Contestant, LatencyPlan, run_contest
 from aigc_compress.bench.statistics import RatioInterval
 
-from .artifact import Artifact
+from .artifact import Artifact, save_onnx
 from .budget import Budget, Judgement, judge_quality
 from .closeness import lowest_agreement_db
 from .engines.ort import OrtSession
 from .errors import AigcCompressError, StoppedError, first_line
 from .meter import Meter, Speedup
-from .storage import write_bytes
 from .task import OnStep, Quality, Split
 from .workload import Workload
 
@@ -253,7 +252,7 @@ class _Gate:
             self._reference,
             samples=options.samples,
             seed=options.seed,
-            on_step=None,
+            on_step=self._on_step,
             split=split,
         )
 
@@ -268,7 +267,7 @@ class _Gate:
             for index, each in enumerate(contestants):
                 assert each.artifact is not None
                 path = Path(folder) / f"{index}.onnx"
-                write_bytes(path, each.artifact.payload.SerializeToString())
+                save_onnx(each.artifact, path)
                 files.append(Contestant(path))
             if len(files) == 1:
                 files.append(replace(files[0], decides=False))

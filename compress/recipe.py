@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -32,16 +31,6 @@ class Recipe(BaseModel):
     name: str = Field(description="the file's name without its suffix")
     description: str = Field(description="one sentence")
     passes: tuple[PassSpec, ...] = Field(min_length=1, description="passes in order")
-
-    def with_config(self, pass_name: str, values: Mapping[str, Any]) -> Recipe:
-        """Return a recipe in which every pass of that name has these settings on top."""
-        passes = [
-            each.model_copy(update={"config": {**each.config, **values}})
-            if each.pass_ == pass_name
-            else each
-            for each in self.passes
-        ]
-        return self.model_copy(update={"passes": tuple(passes)})
 
 
 def recipe_names() -> list[str]:

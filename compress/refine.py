@@ -73,7 +73,7 @@ def measure_sensitivity(
         noise[name] = _noise_of(named, with_only(config, [name]), context, feeds, wanted)
         context.on_step(done + 1, len(region))
     skipped = tuple(name for name in region if name not in noise)
-    worst = max(noise.values(), default=0.0)
+    worst = max(noise.values(), default=math.inf)
     return Sensitivity({**noise, **dict.fromkeys(skipped, worst)}, skipped)
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import fields
 from pathlib import Path
@@ -17,7 +16,8 @@ from aigc_compress.bench.trust import Trust
 
 from .bench_result import SCHEMA, BenchOptions, BenchResult, FileFacts, Row
 from .budget import Judgement
-from .errors import InputFileError, first_line, missing_file
+from .errors import InputFileError, first_line
+from .storage import read_json
 from .task import Exhibit, Quality
 
 __all__ = ["read_result", "replay"]
@@ -29,14 +29,7 @@ def replay(path: Path) -> BenchResult:
     Raises:
         InputFileError: the file is missing, no bench document, or has no raw times.
     """
-    if not path.is_file():
-        raise missing_file(path)
-    try:
-        document = json.loads(path.read_text())
-    except (OSError, ValueError, RecursionError) as error:
-        raise InputFileError(f"{path} is no JSON document: {first_line(error)}") from error
-    if not isinstance(document, dict) or document.get("schema") != SCHEMA:
-        raise InputFileError(f"{path} is no result of `aigc-compress bench -o` ({SCHEMA}).")
+    document = read_json(path, SCHEMA, "aigc-compress bench -o")
     try:
         return read_result(document)
     except (KeyError, TypeError, ValueError, IndexError, AttributeError) as error:

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import json
 import os
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
-from .errors import OutputError
+from .errors import InputFileError, OutputError, first_line, missing_file
 
-__all__ = ["digest_file", "require_writable", "write_atomically", "write_bytes"]
+__all__ = ["digest_file", "read_json", "require_writable", "write_atomically", "write_bytes"]
 
 
 def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
@@ -42,6 +44,23 @@ def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
 def write_bytes(path: Path, content: bytes) -> None:
     """Write `content` to `path`, whole or not at all; raises OutputError like write_atomically."""
     write_atomically(path, lambda temporary: temporary.write_bytes(content))
+
+
+def read_json(path: Path, schema: str, made_by: str) -> dict[str, Any]:
+    """Return a JSON document of ours; `made_by` names the command that writes such files.
+
+    Raises:
+        InputFileError: the file is missing, no JSON, or of another schema.
+    """
+    if not path.is_file():
+        raise missing_file(path)
+    try:
+        document = json.loads(path.read_text())
+    except (OSError, ValueError, RecursionError) as error:
+        raise InputFileError(f"{path} is no JSON document: {first_line(error)}") from error
+    if not isinstance(document, dict) or document.get("schema") != schema:
+        raise InputFileError(f"{path} is no result of `{made_by}` ({schema}).")
+    return document
 
 
 def require_writable(path: Path) -> None:

@@ -3,23 +3,24 @@
 from __future__ import annotations
 
 import sys
-from json import loads
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
 from aigc_compress.cli import options as common
 from aigc_compress.cli.tables import quality_cells, size_text, speed_text
 from aigc_compress.console import progress, say, show, show_json, show_table, to_json
-from aigc_compress.errors import AigcCompressError, InputFileError, first_line
+from aigc_compress.errors import AigcCompressError
 from aigc_compress.machine import cpu_name
-from aigc_compress.storage import require_writable, write_bytes
+from aigc_compress.storage import read_json, require_writable, write_bytes
 
 from .contest import SCHEMA, PeerOptions, PeerRow, PeersResult, compare_peers
 from .markdown import markdown_table
 
 __all__ = ["app", "main"]
+
+COMMAND = "python -m aigc_compress.bench.peers -o"
 
 app = typer.Typer(pretty_exceptions_enable=False)
 
@@ -55,7 +56,7 @@ def peers(
     Example: python -m aigc_compress.bench.peers cnn --json
     """
     if markdown:
-        show(markdown_table([_document(Path(name)) for name in models]))
+        show(markdown_table([read_json(Path(name), SCHEMA, COMMAND) for name in models]))
         return
     feeds = common.feed_options(calibration, evaluation, feed, shape)
     plan = common.latency_plan(threads, processes, seed)
@@ -71,16 +72,6 @@ def peers(
         show_json(result.document())
     else:
         _show(result)
-
-
-def _document(path: Path) -> dict[str, Any]:
-    try:
-        document = loads(path.read_text())
-    except (OSError, ValueError) as error:
-        raise InputFileError(f"{path} is no JSON document: {first_line(error)}") from error
-    if not isinstance(document, dict) or document.get("schema") != SCHEMA:
-        raise InputFileError(f"{path} is no result of this command ({SCHEMA}).")
-    return document
 
 
 def main() -> None:

@@ -8,8 +8,8 @@ from onnx import TensorProto, helper, numpy_helper
 
 from aigc_compress.artifact import Artifact
 from aigc_compress.engines.ort import OrtSession
+from aigc_compress.passes.draft import Draft
 from aigc_compress.passes.recurrent import quantize_recurrent
-from aigc_compress.passes.recurrent.draft import Draft
 from aigc_compress.passes.recurrent.products import Products
 from aigc_compress.passes.recurrent.replace import replace_recurrent
 

@@ -15,7 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 from onnx import NodeProto
 
-from .draft import Draft
+from aigc_compress.passes.draft import Draft
+
 from .layer import Layer
 from .products import Products
 

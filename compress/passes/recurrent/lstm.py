@@ -10,7 +10,8 @@ from __future__ import annotations
 import numpy as np
 from onnx import NodeProto
 
-from .draft import MICROSOFT, Draft
+from aigc_compress.passes.draft import MICROSOFT, Draft
+
 from .layer import Layer
 from .products import Products
 

@@ -8,7 +8,7 @@ from typing import TypeGuard
 import numpy as np
 from numpy.typing import NDArray
 
-from .draft import MICROSOFT, Draft
+from aigc_compress.passes.draft import MICROSOFT, Draft
 
 __all__ = ["Products"]
 

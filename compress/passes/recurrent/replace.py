@@ -7,10 +7,10 @@ from dataclasses import dataclass, field
 
 from onnx import GraphProto, ModelProto, NodeProto
 
+from aigc_compress.passes.draft import MICROSOFT, Draft
 from aigc_compress.passes.operators import RECURRENT
 
 from .constants import Constants
-from .draft import MICROSOFT, Draft
 from .graphs import drop_unread, free_stem, graphs_of, known_shapes
 from .gru import decompose_gru
 from .layer import Shape, read_layer

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from aigc_compress.passes.recurrent.draft import Draft
+from aigc_compress.passes.draft import Draft
 
 from .geometry import Geometry
 from .interleave import Phases, Spelling, interleave

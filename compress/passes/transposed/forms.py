@@ -17,7 +17,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Literal
 
-from aigc_compress.passes.recurrent.draft import Draft
+from aigc_compress.passes.draft import Draft
 
 from .convs import Convs, block_convs, cropped_convs, phase_convs, write_convs
 from .gemm import write_gemm

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from aigc_compress.passes.recurrent.draft import Draft
+from aigc_compress.passes.draft import Draft
 
 from .layer import Layer
 

@@ -14,7 +14,7 @@ from typing import Literal
 
 import numpy as np
 
-from aigc_compress.passes.recurrent.draft import Draft
+from aigc_compress.passes.draft import Draft
 
 __all__ = ["Phases", "Spelling", "faster_spelling", "interleave"]
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any, Literal
 
 from numpy.typing import NDArray
-from onnx import ModelProto, TensorProto, helper
+from onnx import ModelProto
 from pydantic import BaseModel, ConfigDict, Field
 
 from aigc_compress.artifact import Artifact, Step
@@ -15,6 +15,7 @@ from aigc_compress.engines.ort import OrtSession
 from aigc_compress.errors import PassError, first_line
 from aigc_compress.passes.base import Context
 from aigc_compress.passes.operators import all_nodes
+from aigc_compress.passes.probe import Probe
 from aigc_compress.passes.recurrent.graphs import drop_unread
 
 from .choice import Choice, Setting, choose_by_time, choose_by_work
@@ -104,12 +105,7 @@ def _samples(model: ModelProto, names: list[str], context: Context) -> dict[str,
     feeds = context.check_feeds[0]
     sources = {node.output[0]: node.input[0] for node in model.graph.node if node.output}
     inner = {sources[name] for name in names} - feeds.keys()
-    exposed = ModelProto()
-    exposed.CopyFrom(model)
-    for source in sorted(inner - {each.name for each in model.graph.output}):
-        value = helper.make_tensor_value_info(source, TensorProto.FLOAT, None)
-        exposed.graph.output.append(value)
-    seen = {**feeds, **OrtSession(Artifact("onnx", exposed), threads=1).run(feeds)}
+    seen = {**feeds, **dict(Probe(model, sorted(inner)).run(feeds))}
     return {name: seen[sources[name]] for name in names}
 
 
