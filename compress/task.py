@@ -107,6 +107,8 @@ class Quality:
         samples: number of samples (images, characters) behind the value.
         split: the data split that it was measured on, or how the feeds were made.
         spread: standard deviation of the value over resamples, where one is known.
+        resamples: the value on halves of the samples drawn at random; another runner's on the same
+            samples, seed and split has the same halves. Empty where there are none.
         details: further numbers by name (JSON types only), most of them a `MeasureDocument`.
     """
 
@@ -117,6 +119,7 @@ class Quality:
     split: str
     spread: float | None = None
     details: Mapping[str, Any] = field(default_factory=dict)
+    resamples: tuple[float, ...] = ()
 
     def drop_from(self, baseline: Quality) -> float:
         """Return by how much this is worse than `baseline`, in the metric's unit; < 0 is better."""
@@ -150,11 +153,13 @@ class Task(Protocol):
         seed: int = 0,
         on_step: OnStep | None = None,
         reference: Runner | None = None,
+        with_details: bool = True,
     ) -> Quality:
         """Measure the quality of a runner on `samples` samples of a split (default: all).
 
         `reference` runs the FP32 model: where it is given and another than `runner`, the details
-        compare the outputs of both on the same feeds too.
+        compare the outputs of both on the same feeds too. Without `with_details` the details may be
+        empty: a search that judges many candidates needs the value alone.
         """
         ...
 

@@ -84,10 +84,12 @@ class Workload(Protocol):
         seed: int,
         on_step: OnStep | None,
         split: Split = "test",
+        with_details: bool = True,
     ) -> Quality:
         """Return the quality of `runner`; `reference` runs the FP32 model.
 
-        Choices are made on the `validation` split, and what is reported comes from `test`.
+        Choices are made on the `validation` split, and what is reported comes from `test`. Without
+        `with_details` only the value is promised.
         """
         ...
 
@@ -131,10 +133,17 @@ class TaskWorkload:
         seed: int,
         on_step: OnStep | None,
         split: Split = "test",
+        with_details: bool = True,
     ) -> Quality:
         """Return the task's metric."""
         return self.task.evaluate(
-            runner, split=split, samples=samples, seed=seed, on_step=on_step, reference=reference
+            runner,
+            split=split,
+            samples=samples,
+            seed=seed,
+            on_step=on_step,
+            reference=reference,
+            with_details=with_details,
         )
 
     def exhibit(self, runner: Runner, *, seed: int) -> Exhibit | None:
@@ -184,6 +193,7 @@ class FeedWorkload:
         seed: int,
         on_step: OnStep | None,
         split: Split = "test",
+        with_details: bool = True,
     ) -> Quality:
         """Return the SQNR of the worst output over the evaluation feeds.
 

@@ -50,18 +50,19 @@ class ClassifyClothes:
         seed: int = 0,
         on_step: OnStep | None = None,
         reference: Runner | None = None,
+        with_details: bool = True,
     ) -> Quality:
         """Measure top-1 accuracy in percent on the first `samples` images of the split.
 
         The details hold top-5 and the calibration error, and with a reference the share of images
-        that both put into the same class.
+        that both put into the same class; without details they are empty.
         """
         from .classification import agreement, describe
 
         pixels, labels = (each[: samples or None] for each in data.images(split))
         logits = _classify(runner, pixels, on_step)
-        details = describe(logits, labels)
-        if reference is not None and reference is not runner:
+        details = describe(logits, labels) if with_details else {}
+        if with_details and reference is not None and reference is not runner:
             details |= agreement(_classify(reference, pixels), logits)
         accuracy = float((logits.argmax(1) == labels).mean())
         spread = 100 * float(np.sqrt(accuracy * (1 - accuracy) / len(labels)))  # binomial

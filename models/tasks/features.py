@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import functools
 import importlib.util
-import warnings
+import statistics
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -21,7 +22,7 @@ from aigc_compress.task import Split, batches
 
 from .efficientnet import PACKAGE, load_efficientnet
 
-__all__ = ["distances", "features", "judge"]
+__all__ = ["Distance", "distance", "features", "judge", "other_distance"]
 
 BATCH = 10  # larger batches leave the cache: 3x slower on EfficientNet-Lite0
 SUBSETS, SUBSET_SIZE = 50, 1000
@@ -39,22 +40,40 @@ def features(images: Images) -> NDArray[np.float32]:
     return np.asarray(_through(_reference_features, images).numpy())
 
 
-def distances(
-    drawn: Images, split: Split, *, seed: int
-) -> tuple[tuple[float, float], dict[str, Any]]:
-    """Return (KID x 1e3, its spread) against as many images of a split, by two networks.
+@dataclass(frozen=True)
+class Distance:
+    """KID x 1e3 of drawn images: the mean over resamples, halves of both sets of images."""
 
-    The first pair rests on the reference CNN's features. EfficientNet-Lite0's stand in the dict
-    where its package is installed, else the reason why not.
-    """
-    count = len(drawn)
-    cnn = _kid(_through(_reference_features, drawn), _real_features("cnn", split, count), seed)
+    resamples: tuple[float, ...]
+
+    @property
+    def value(self) -> float:
+        """Return the mean."""
+        return statistics.fmean(self.resamples)
+
+    @property
+    def spread(self) -> float:
+        """Return the deviation over resamples."""
+        return statistics.pstdev(self.resamples)
+
+
+def distance(drawn: Images, split: Split, *, seed: int) -> Distance:
+    """Return KID x 1e3 against as many images of a split, on the reference CNN's features."""
+    theirs = _through(_reference_features, drawn)
+    return _kid(theirs, _real_features("cnn", split, len(drawn)), seed)
+
+
+def other_distance(drawn: Images, split: Split, *, seed: int) -> dict[str, Any]:
+    """Return KID x 1e3 on EfficientNet-Lite0's features where it is installed, else why not."""
     if importlib.util.find_spec(PACKAGE) is None:
         reason = "not installed: pip install 'aigc-compress[efficientnet]'"
-        return cnn, {"kid_efficientnet_lite0": None, "kid_efficientnet_lite0_reason": reason}
+        return {"kid_efficientnet_lite0": None, "kid_efficientnet_lite0_reason": reason}
     theirs = _through(load_efficientnet(), drawn)
-    value, spread = _kid(theirs, _real_features("efficientnet", split, count), seed)
-    return cnn, {"kid_efficientnet_lite0": value, "kid_efficientnet_lite0_spread": spread}
+    found = _kid(theirs, _real_features("efficientnet", split, len(drawn)), seed)
+    return {
+        "kid_efficientnet_lite0": found.value,
+        "kid_efficientnet_lite0_spread": found.spread,
+    }
 
 
 @functools.cache
@@ -63,22 +82,19 @@ def _real_features(network: Literal["cnn", "efficientnet"], split: Split, count:
     return _through(_reference_features if network == "cnn" else load_efficientnet(), real)
 
 
-def _kid(drawn: Tensor, real: Tensor, seed: int) -> tuple[float, float]:
-    """Return KID x 1e3 (Binkowski et al. 2018, cubic kernel) and its deviation over subsets."""
-    from torchmetrics.image.kid import KernelInceptionDistance
+def _kid(drawn: Tensor, real: Tensor, seed: int) -> Distance:
+    """Return KID x 1e3 (Binkowski et al. 2018, cubic kernel) on halves that the seed draws."""
+    from torchmetrics.image.kid import poly_mmd
 
-    size = min(SUBSET_SIZE, len(drawn) // 2, len(real) // 2)  # whole sets have no spread
-    with warnings.catch_warnings():
-        warnings.simplefilter(
-            "ignore"
-        )  # it warns of its memory: here at most 10,000 x 1,280 floats
-        metric = KernelInceptionDistance(nn.Identity(), subsets=SUBSETS, subset_size=size)
-    metric.update(real, real=True)
-    metric.update(drawn, real=False)
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        mean, deviation = metric.compute()
-    return 1e3 * float(mean), 1e3 * float(deviation)
+    size = min(SUBSET_SIZE, len(drawn) // 2, len(real) // 2)
+    random = torch.Generator().manual_seed(seed)
+    found = []
+    for _ in range(SUBSETS):
+        halves = [
+            each[torch.randperm(len(each), generator=random)[:size]] for each in (real, drawn)
+        ]
+        found.append(1e3 * float(poly_mmd(*halves)))
+    return Distance(tuple(found))
 
 
 @torch.inference_mode()

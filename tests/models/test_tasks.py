@@ -111,6 +111,19 @@ def test_a_constant_shift_gives_its_psnr_on_the_same_latents():
     assert set(alone.details) < set(quality.details)
 
 
+def test_kid_is_the_mean_over_halves_that_every_runner_shares():
+    task = DrawClothes({"latent": 100})
+    ask = {"split": "test", "samples": 60, "with_details": False}
+    plain, shifted = (task.evaluate(Painter(by), **ask) for by in (0.0, 0.02))
+    assert plain.details == shifted.details == {}
+    assert len(plain.resamples) == len(shifted.resamples) == 50
+    assert plain.value == pytest.approx(np.mean(plain.resamples))
+    assert plain.spread == pytest.approx(np.std(plain.resamples))
+    change = np.subtract(shifted.resamples, plain.resamples)
+    assert change.std() < 0.5 * plain.spread  # the same halves: what they share falls out
+    assert task.evaluate(Painter(), split="test", samples=60).resamples == plain.resamples
+
+
 def plain_ssim(x, y):
     """SSIM of one pair (28, 28): a Gaussian window of 11 x 11 on every pixel, edges mirrored."""
     x, y = (np.pad(each, 5, mode="reflect") for each in (x, y))
