@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, cast
@@ -13,22 +13,23 @@ from aigc_compress.bench.statistics import RatioInterval
 
 from .artifact import Artifact, Step, graph_tensors, save_onnx
 from .budget import LEAST_SQNR_DB, Budget, Judgement, judge_quality
-from .candidates import Search, make_candidates
+from .cache import Cache, CachedMeter, cache_root, digest, digest_feeds
+from .candidates import Maker, Search
 from .engines import check_feeds
-from .errors import UsageError
-from .gate import Candidate, Gated, GateOptions, pass_gate
+from .errors import StoppedError, UsageError
+from .gate import Candidate, Finding, Gate, Gated, GateOptions
 from .loading import load_artifact, resolve_source
 from .machine import has_vnni
 from .passes import Context, ExportConfig, Mode
 from .pipeline import run_passes
-from .storage import require_writable
-from .task import OnStep, Runner
+from .storage import digest_file, require_writable
+from .task import Feeds, OnStep, Runner
 from .workload import FeedOptions, TaskWorkload, Workload, make_workload
 
 __all__ = ["QuantizeOptions", "QuantizeResult", "export", "quantize", "to_onnx"]
 
 MARGIN_DB = 1.5
-TASK_STEPS_DB = (5.0, 7.5, 10.0, 15.0)
+TASK_STEPS_DB = (5.0, 10.0, 15.0)
 
 
 @dataclass(frozen=True)
@@ -44,6 +45,9 @@ class QuantizeOptions:
         most_bytes: largest size of the file; None: any.
         seed: of calibration feeds and statistics.
         plan: how latency is measured.
+        most_minutes: time after which no further candidate is made; the contest of those that are
+            left comes on top. None: no limit.
+        is_fresh: whether nothing is taken from an earlier run of the same request.
     """
 
     mode: Mode = "auto"
@@ -54,6 +58,8 @@ class QuantizeOptions:
     most_bytes: int | None = None
     seed: int = 0
     plan: LatencyPlan = field(default_factory=LatencyPlan)
+    most_minutes: float | None = None
+    is_fresh: bool = False
 
 
 @dataclass(frozen=True)
@@ -108,6 +114,7 @@ class QuantizeResult:
         timings = self.gated.contest.timings
         return {
             "shipped": self.gated.winner.name,
+            "is_final": True,
             "is_fallback": self.gated.is_fallback,
             "verdict": self.speedup.verdict,
             "speedup": asdict(self.speedup),
@@ -169,6 +176,9 @@ def quantize(
 ) -> QuantizeResult:
     """Write the fastest form of a model within the budget, with the evidence; at worst FP32.
 
+    After every round of candidates the best so far is written, so that an interrupted search leaves
+    something. What was made and measured is kept: the same call goes on where it was.
+
     Args:
         source: a reference's name, a `.pt` or an `.onnx` file.
         output: the `.onnx` file to write; it appears whole or not at all.
@@ -179,26 +189,133 @@ def quantize(
         UsageError: the source or an option is wrong (also its kinds InputFileError, FeedError).
         PassError: the FP32 graph itself does not run.
         OutputError: the file cannot be written.
+        StoppedError: Ctrl-C came; the message says what was written.
     """
     options = options or QuantizeOptions()
     _require_output(output, source)
     artifact = load_artifact(source)
     workload = make_workload(artifact, options.feeds)
     baseline = to_onnx(artifact, workload, seed=options.seed)
-    feeds = workload.timing_feeds(batch=1, length=1, seed=options.seed)
-    check_feeds(feeds, graph_tensors(baseline.payload)[0])
-    meter = QuickMeter(threads=options.plan.threads, seed=options.seed)
-    calibration = workload.calibration(seed=options.seed)
-    context = Context(workload.check_feeds(), calibration, options.seed, meter=meter)
-    if on_step is not None:
-        context = replace(context, on_step=on_step)
-    candidates = make_candidates(
-        baseline, _search(options, has_task=workload.has_baseline_quality), context, feeds
-    )
-    gated = pass_gate(
-        Candidate("FP32", baseline), candidates, workload, meter, _asked(options), on_step=on_step
-    )
-    return _save(baseline, gated, output, options, workload)
+    return _Quantization(baseline, workload, output, options, on_step or _quiet).run()
+
+
+def _quiet(_done: int, _total: int) -> None: ...
+
+
+class _Quantization:
+    """One search, from the FP32 graph to the file."""
+
+    def __init__(
+        self,
+        baseline: Artifact,
+        workload: Workload,
+        output: Path,
+        options: QuantizeOptions,
+        on_step: OnStep,
+    ) -> None:
+        self._baseline, self._workload = baseline, workload
+        self._output, self._options = output, options
+        feeds = workload.timing_feeds(batch=1, length=1, seed=options.seed)
+        check_feeds(feeds, graph_tensors(baseline.payload)[0])
+        calibration = workload.calibration(seed=options.seed)
+        self._cache = _open_cache(baseline, workload, (feeds, *calibration), options)
+        quick = QuickMeter(threads=options.plan.threads, seed=options.seed)
+        meter = CachedMeter(quick, self._cache)
+        search = _search(options, has_task=workload.has_baseline_quality)
+        checks = workload.check_feeds()
+        context = Context(checks, calibration, options.seed, on_step=on_step, meter=meter)
+        self._maker = Maker(baseline, search, context, feeds, cache=self._cache)
+        self._gate = Gate(
+            Candidate("FP32", baseline),
+            workload,
+            meter,
+            _asked(options),
+            cache=self._cache,
+            on_step=on_step,
+        )
+        self._best: Finding | None = None
+
+    def run(self) -> QuantizeResult:
+        try:
+            for candidates in self._maker.rounds(self._gate.finding):
+                self._gate.admit(candidates)
+                self._keep_best()
+            return self._save(self._gate.decide())
+        except KeyboardInterrupt as error:
+            raise StoppedError(self._told_when_stopped()) from error
+
+    def _keep_best(self) -> None:
+        """Write the best so far, with evidence that says that the search has not ended."""
+        best = self._gate.best
+        if best is None or best[1] == self._best:
+            return
+        candidate, self._best = best
+        numbers = {"shipped": candidate.name, "is_final": False, **self._best.document()}
+        _write(candidate, numbers, self._output, self._options)
+
+    def _told_when_stopped(self) -> str:
+        goes_on = "The same command goes on from here."
+        if self._best is None or self._best.quick is None:
+            return f"Interrupted; nothing within the budget was found yet. {goes_on}"
+        return (
+            f"Interrupted; {self._output} holds the best so far: {self._best.name},"
+            f" {self._best.quick.ratio:.2f}x by the quick meter, within the budget on validation"
+            f" data. {goes_on}"
+        )
+
+    def _save(self, gated: Gated) -> QuantizeResult:
+        """Write the answer with its evidence in the metadata."""
+        winner = cast(Artifact, gated.winner.artifact)
+        sizes = self._baseline.payload.ByteSize(), winner.payload.ByteSize()
+        notes = (
+            *self._workload.calibration_notes,
+            *self._workload.notes,
+            *_given_up(winner),
+            *self._notes(),
+        )
+        threads = self._options.plan.threads
+        result = QuantizeResult(winner, self._output, gated, sizes, notes, threads)
+        _write(gated.winner, result.evidence(), self._output, self._options)
+        return result
+
+    def _notes(self) -> list[str]:
+        notes = []
+        if self._maker.was_cut:
+            notes.append(
+                f"The search ended after {self._options.most_minutes:g} minutes, before everything"
+                " was tried; the same command with more minutes goes on."
+            )
+        if self._cache.has_reused:
+            notes.append(
+                "An earlier run of this request was continued: what it had made and measured was"
+                " not measured again. --fresh begins anew."
+            )
+        return notes
+
+
+def _open_cache(
+    baseline: Artifact, workload: Workload, feeds: Sequence[Feeds], options: QuantizeOptions
+) -> Cache:
+    """Open the cache of everything that rests on this model, these feeds and this seed."""
+    evaluation = options.feeds.evaluation
+    about = [
+        digest(baseline),
+        baseline.task,
+        digest_feeds([*feeds, *workload.check_feeds()]),
+        digest_file(evaluation) if evaluation else None,
+        [*options.feeds.feed, *options.feeds.shape],
+        options.seed,
+        options.plan.threads,
+    ]
+    return Cache.of_run(about, cache_root() / "quantize", is_fresh=options.is_fresh)
+
+
+def _write(
+    candidate: Candidate, numbers: Mapping[str, Any], output: Path, options: QuantizeOptions
+) -> None:
+    artifact = cast(Artifact, candidate.artifact)
+    evidence = Step("measure", {}, options.seed, numbers)
+    save_onnx(artifact.then(artifact.payload, evidence, stage="onnx"), output)
 
 
 def _search(options: QuantizeOptions, *, has_task: bool) -> Search:
@@ -209,7 +326,9 @@ def _search(options: QuantizeOptions, *, has_task: bool) -> Search:
     """
     least_db = options.budget.least_sqnr_db if options.budget else LEAST_SQNR_DB
     steps = TASK_STEPS_DB if has_task else (MARGIN_DB,)
-    return Search(options.mode, has_vnni(), tuple(least_db + step for step in steps))
+    targets = tuple(least_db + step for step in steps)
+    most_seconds = None if options.most_minutes is None else 60 * options.most_minutes
+    return Search(options.mode, has_vnni(), targets, most_seconds=most_seconds)
 
 
 def _asked(options: QuantizeOptions) -> GateOptions:
@@ -221,23 +340,6 @@ def _asked(options: QuantizeOptions) -> GateOptions:
         options.most_bytes,
         options.seed,
     )
-
-
-def _save(
-    baseline: Artifact,
-    gated: Gated,
-    output: Path,
-    options: QuantizeOptions,
-    workload: Workload,
-) -> QuantizeResult:
-    """Write the answer with its evidence in the metadata."""
-    winner = cast(Artifact, gated.winner.artifact)
-    sizes = baseline.payload.ByteSize(), winner.payload.ByteSize()
-    notes = (*workload.calibration_notes, *workload.notes, *_given_up(winner))
-    result = QuantizeResult(winner, output, gated, sizes, notes, options.plan.threads)
-    evidence = Step("measure", {}, options.seed, result.evidence())
-    save_onnx(winner.then(winner.payload, evidence, stage="onnx"), output)
-    return result
 
 
 def _given_up(artifact: Artifact) -> list[str]:

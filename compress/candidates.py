@@ -1,27 +1,42 @@
-"""What competes in the gate: the graph cleaned, lowered and quantized in several ways."""
+"""The candidates that compete to be the answer: FP32 cleaned, and quantized in several ways.
+
+They come in rounds, so that later ones build on what the gate found out about earlier ones: whole
+schemes first, then splits of the better ones between integers and floats at a few targets of SQNR,
+then splits at targets between the last that was outside the budget and the first within.
+"""
 
 from __future__ import annotations
 
+import math
+import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from .artifact import Artifact
+from .cache import Cache, digest
 from .errors import AigcCompressError, StoppedError, first_line
-from .gate import Candidate
+from .gate import Candidate, Finding
 from .passes import PASSES, Context, Mode, QuantizeConfig
 from .passes.operators import RECURRENT, all_nodes, with_node_names
+from .passes.partition import Border, Operator
 from .passes.quantize.static import ANCHORS
 from .pipeline import run_passes
-from .refine import measure_sensitivity, node_operators, splits, with_only
+from .refine import Sensitivity, measure_sensitivity, node_operators, splits, with_only
 from .task import Feeds
 
-__all__ = ["FOLDED", "Search", "make_candidates"]
+__all__ = ["FOLDED", "Maker", "Search"]
 
 FOLDED = "FP32, folded"
 LOWERED = "lowered"
-BEST_RANGES = "auto"
+BETWEEN = 2  # targets tried between one outside the budget and one within, per round
+REFINING_ROUNDS = 2
+MUCH_SLOWER = 0.7
+BEYOND_DB = 6.0
+CLOSE_DB = 1.0  # targets closer than this are not told apart
+
+Look = Callable[[str], Finding]
 
 
 @dataclass(frozen=True)
@@ -31,66 +46,134 @@ class Search:
     Attributes:
         mode: auto tries static and dynamic quantization and both together; the others alone.
         has_vnni: whether the processor multiplies 8-bit numbers without saturating in 16 bits.
-        targets_db: SQNR that splits between integers and floats aim at, rising.
+        targets_db: SQNR that splits between integers and floats aim at first, rising.
         sensitivity_seconds: most time for measuring the harm of nodes, per graph.
+        most_seconds: time after which no further candidate is made; None: no limit.
     """
 
     mode: Mode = "auto"
     has_vnni: bool = True
     targets_db: tuple[float, ...] = (20.0,)
     sensitivity_seconds: float = 60.0
+    most_seconds: float | None = None
 
 
-def make_candidates(
-    baseline: Artifact, search: Search, context: Context, feeds: Feeds
-) -> list[Candidate]:
-    """Return all candidates; one that cannot be made says why in its place.
+@dataclass(frozen=True)
+class _Scheme:
+    """A scheme for a whole graph: its candidate's name, what it begins with, its settings."""
 
-    Args:
-        baseline: the FP32 graph.
-        search: what is tried.
-        context: feeds, meter, progress.
-        feeds: of a timed call.
+    name: str
+    base: Artifact
+    settings: Mapping[str, Any]
+    made: Candidate
+
+    @property
+    def is_static(self) -> bool:
+        """Whether parts of the graph can be chosen to be integer."""
+        has_anchor = any(_operators(self.base)[each] for each in ANCHORS)
+        return self.settings["mode"] != "dynamic" and has_anchor
+
+
+@dataclass
+class _Splitting:
+    """A scheme that is split: what nodes cost in both forms, and the targets tried so far.
+
+    Attributes:
+        scheme: what is split.
+        operators: its nodes with their times.
+        borders: what crossing between integers and floats costs, by tensor.
+        targets: SQNR aimed at by the candidate's name; -inf where only speed was.
+        harm: the noise of each node, once something was outside the budget.
     """
-    return [*_Maker(baseline, search, context, feeds).make()]
+
+    scheme: _Scheme
+    operators: list[Operator]
+    borders: dict[str, Border]
+    targets: dict[str, float]
+    harm: Sensitivity | None = None
 
 
-class _Maker:
-    """Makes candidates one after the other; earlier ones are what later ones begin with."""
+class Maker:
+    """Makes candidates round by round."""
 
-    def __init__(self, baseline: Artifact, search: Search, context: Context, feeds: Feeds) -> None:
+    def __init__(
+        self,
+        baseline: Artifact,
+        search: Search,
+        context: Context,
+        feeds: Feeds,
+        *,
+        cache: Cache | None = None,
+    ) -> None:
+        """Prepare to make candidates.
+
+        Args:
+            baseline: the FP32 graph.
+            search: what is tried.
+            context: feeds, meter, progress.
+            feeds: of a timed call.
+            cache: what was made before the run was killed; None: nothing.
+        """
         self._baseline, self._search = baseline, search
         self._context, self._feeds = context, feeds
+        self._cache = cache or Cache()
+        self._deadline = math.inf
+        if search.most_seconds is not None:
+            self._deadline = time.monotonic() + search.most_seconds
+        self.was_cut = False
 
-    def make(self) -> Iterator[Candidate]:
-        """Yield the folded graph, then what is made of it, then of its lowered forms."""
+    def rounds(self, look: Look) -> Iterator[list[Candidate]]:
+        """Yield candidates in rounds; one that cannot be made says why in its place.
+
+        Args:
+            look: returns what the gate found out about a candidate of an earlier round.
+        """
+        floats, bases = self._floats()
+        yield floats
+        schemes = [each for suffix, base in bases for each in self._schemes(suffix, base)]
+        if schemes:
+            yield [each.made for each in schemes]
+        splittings = [each for each in map(self._splitting, _worth(schemes, look)) if each]
+        yield [new for each in splittings for new in self._splits(each, ())]
+        for _ in range(1 + REFINING_ROUNDS):
+            made = [
+                new for each in splittings for new in self._splits(each, self._targets(each, look))
+            ]
+            if not made:
+                return
+            yield made
+
+    def _is_late(self) -> bool:
+        self.was_cut = self.was_cut or time.monotonic() > self._deadline
+        return self.was_cut
+
+    def _floats(self) -> tuple[list[Candidate], list[tuple[str, Artifact]]]:
+        """Return FP32 candidates, and the graphs that quantization begins with by their suffix."""
         # Some forms of a lowered ConvTranspose need Col2Im, which came with opset 18.
         is_transposed = _operators(self._baseline)["ConvTranspose"] > 0
-        folded = self._passed(
-            FOLDED, self._baseline, "fold", {"opset": 18} if is_transposed else {}
-        )
-        yield folded
+        settings = {"opset": 18} if is_transposed else {}
+        folded = self._passed(FOLDED, self._baseline, "fold", settings)
         if folded.artifact is None:
-            return
-        ops = _operators(folded.artifact)
-        bases = [("", folded.artifact)]
-        if ops["ConvTranspose"]:
-            yield self._passed("FP32, lowered", folded.artifact, "lower", {"precision": "float"})
-            lowered = self._passed(LOWERED, folded.artifact, "lower", {"precision": "integer"})
+            return [folded], []
+        made, bases = [folded], [("", folded.artifact)]
+        if _operators(folded.artifact)["ConvTranspose"]:
+            floats = {"precision": "float"}
+            made.append(self._passed("FP32, lowered", folded.artifact, "lower", floats))
+            integers = {"precision": "integer"}
+            lowered = self._passed(LOWERED, folded.artifact, "lower", integers)
             if lowered.artifact is not None:
                 bases.append((f", {LOWERED}", lowered.artifact))
-        for suffix, base in bases:
-            yield from self._quantized(suffix, base, ops)
+        return made, bases
 
-    def _quantized(self, suffix: str, base: Artifact, ops: Counter[str]) -> Iterator[Candidate]:
-        for name, settings in self._schemes(ops, is_lowered=bool(suffix)):
-            made = self._passed(f"INT8, {name}{suffix}", base, "quantize", settings)
-            yield made
-            is_static = settings["mode"] != "dynamic" and any(_operators(base)[a] for a in ANCHORS)
-            if made.artifact is not None and is_static and self._context.meter is not None:
-                yield from self._split(f"INT8, {name}{suffix}", base, made.artifact, settings)
+    def _schemes(self, suffix: str, base: Artifact) -> Iterator[_Scheme]:
+        for told, settings in self._settings(_operators(base), is_lowered=bool(suffix)):
+            if self._is_late():
+                return
+            name = f"INT8, {told}{suffix}"
+            made = self._passed(name, base, "quantize", settings)
+            yield _Scheme(name, base, settings, made)
 
-    def _schemes(
+    def _settings(
         self, ops: Counter[str], *, is_lowered: bool
     ) -> Iterator[tuple[str, dict[str, Any]]]:
         """Yield names and settings of the quantize pass for a graph of these operators."""
@@ -107,38 +190,115 @@ class _Maker:
             if mode != "static" and any(ops[op] for op in RECURRENT):
                 yield f"{mode}, per tensor", {"mode": mode, "per_channel": False, **common}
 
-    def _split(
-        self, name: str, base: Artifact, whole: Artifact, settings: Mapping[str, Any]
-    ) -> Iterator[Candidate]:
-        """Yield mixtures of integers and floats that should be faster, or do less harm."""
-        assert self._context.meter is not None
-        config = QuantizeConfig(**settings)
-        graph = with_node_names(base.payload)
-        harm = measure_sensitivity(
-            graph, config, self._context, most_seconds=self._search.sensitivity_seconds
+    def _splitting(self, scheme: _Scheme) -> _Splitting | None:
+        """Measure what nodes cost in both forms."""
+        meter = self._context.meter
+        if meter is None or scheme.made.artifact is None or self._is_late():
+            return None
+        graph, whole = with_node_names(scheme.base.payload), scheme.made.artifact.payload
+        try:
+            operators, borders = node_operators(graph, whole, meter, self._feeds)
+        except StoppedError:
+            raise
+        except AigcCompressError:  # it cannot be profiled, so the whole scheme stands alone
+            return None
+        return _Splitting(scheme, operators, borders, {scheme.name: -math.inf})
+
+    def _harm(self, scheme: _Scheme) -> Sensitivity:
+        """Return the noise of each node; what was measured before the run was killed is kept."""
+        config = QuantizeConfig(**scheme.settings)
+        about = ["harm", digest(scheme.base), config.model_dump(mode="json")]
+        most = min(self._search.sensitivity_seconds, self._deadline - time.monotonic())
+        return measure_sensitivity(
+            with_node_names(scheme.base.payload),
+            config,
+            self._context,
+            most_seconds=most,
+            known=self._cache.value(about, dict[str, float], dict),
+            keep=lambda noise: self._cache.store(about, dict[str, float], noise),
         )
-        operators, borders = node_operators(graph, whole.payload, self._context.meter, self._feeds)
-        outputs = [each.name for each in graph.graph.output]
-        anchors = {node.name for node in graph.graph.node if node.op_type in ANCHORS}
-        found = splits(operators, borders, outputs, harm, targets_db=self._search.targets_db)
+
+    def _splits(self, splitting: _Splitting, targets: tuple[float, ...]) -> Iterator[Candidate]:
+        """Yield the fastest split, and the fastest that should meet each target."""
+        scheme, harm = splitting.scheme, splitting.harm
+        graph = with_node_names(scheme.base.payload).graph
+        outputs = [each.name for each in graph.output]
+        anchors = {node.name for node in graph.node if node.op_type in ANCHORS}
+        found = splits(splitting.operators, splitting.borders, outputs, harm, targets_db=targets)
         for target, split in found:
-            kind = "fastest split" if target is None else f"split for {target:g} dB"
-            if harm.skipped:
-                kind += f" ({len(harm.skipped)} nodes not measured)"
-            if anchors & split.integer:
-                told = with_only(config, split.integer).model_dump()
-                yield self._passed(f"{name}, {kind}", base, "quantize", told)
+            name = f"{scheme.name}, {_told(target, harm)}"
+            if name in splitting.targets or not anchors & split.integer or self._is_late():
+                continue
+            splitting.targets[name] = -math.inf if target is None else target
+            config = with_only(QuantizeConfig(**scheme.settings), split.integer)
+            yield self._passed(name, scheme.base, "quantize", config.model_dump())
+
+    def _targets(self, splitting: _Splitting, look: Look) -> tuple[float, ...]:
+        """Return the ladder at first, then targets between the last outside and the first within.
+
+        Predictions err: where no split is within the budget, targets beyond the ladder follow.
+        """
+        standing = [(target, look(name)) for name, target in splitting.targets.items()]
+        outside = [target for target, found in standing if found.is_outside]
+        if not outside or self._is_late():
+            return ()
+        ladder = self._search.targets_db
+        if splitting.harm is None:
+            splitting.harm = self._harm(splitting.scheme)
+            return ladder
+        low = max(max(outside), ladder[0] - CLOSE_DB)
+        within = [target for target, found in standing if found.validation is not None]
+        above = [target for target in within if target > low]
+        high = min(above) if above else max(low, ladder[-1]) + BEYOND_DB
+        step = (high - low) / (BETWEEN + 1)
+        if step < CLOSE_DB / 2:
+            return ()
+        return tuple(round(low + step * (index + 1), 1) for index in range(BETWEEN))
 
     def _passed(
         self, name: str, before: Artifact, pass_name: str, settings: Mapping[str, Any]
     ) -> Candidate:
         """Return what a pass makes, under this name, or why it makes nothing."""
+        config = PASSES[pass_name].config.model_validate(dict(settings))
+        about = [pass_name, config.model_dump(mode="json")]
 
         def run() -> Artifact:
-            config = PASSES[pass_name].config.model_validate(dict(settings))
             return run_passes(before, [(pass_name, config)], self._context)
 
-        return _attempt(name, run)
+        return _attempt(name, lambda: self._cache.artifact(before, about, run))
+
+
+def _worth(schemes: list[_Scheme], look: Look) -> list[_Scheme]:
+    """Return the static schemes worth splitting: of each graph the one closest to FP32.
+
+    A graph whose schemes are all much slower than another's is left out.
+    """
+    best: dict[int, _Scheme] = {}
+    for each in schemes:
+        if look(each.name).quick is None or not each.is_static:
+            continue
+        known = best.setdefault(id(each.base), each)
+        if _closeness(each, look) > _closeness(known, look):
+            best[id(each.base)] = each
+    fastest = max((_speed(each, look) for each in best.values()), default=0.0)
+    return [each for each in best.values() if _speed(each, look) > MUCH_SLOWER * fastest]
+
+
+def _closeness(scheme: _Scheme, look: Look) -> float:
+    agreement = look(scheme.name).agreement_db
+    return -math.inf if agreement is None else agreement
+
+
+def _speed(scheme: _Scheme, look: Look) -> float:
+    quick = look(scheme.name).quick
+    return quick.ratio if quick else 0.0
+
+
+def _told(target: float | None, harm: Sensitivity | None) -> str:
+    told = "fastest split" if target is None else f"split for {target:g} dB"
+    if harm is None or not harm.skipped:
+        return told
+    return f"{told} ({len(harm.skipped)} nodes not measured)"
 
 
 def _attempt(name: str, make: Callable[[], Artifact]) -> Candidate:

@@ -1,11 +1,11 @@
 """The gate: a candidate is shipped only when it is shown to be faster and stays within the budget.
 
-Candidates are ranked by the quick meter, judged on validation data in that order (one whose outputs
-are further from FP32's than those of a candidate outside the budget is not judged), and the first
-few that are within the budget meet the FP32 baseline in a full contest. The fastest of those whose
-interval lies above the least speed-up is judged once more, on test data, and shipped. Where none is
-faster, a smaller one that is shown to be as fast is taken, else FP32. Every candidate says why it
-is not the answer.
+Candidates come in rounds. They are ranked by the quick meter and judged on validation data in that
+order (one whose outputs are further from FP32's than those of a candidate outside the budget is not
+judged), so that the best so far is known after every round. At the end the first few within the
+budget meet the FP32 baseline in a full contest. The fastest of those whose interval lies above the
+least speed-up is judged once more, on test data, and shipped. Where none is faster, a smaller one
+that is shown to be as fast is taken, else FP32. Every candidate says why it is not the answer.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from __future__ import annotations
 import math
 import os
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, cast
@@ -23,6 +23,7 @@ from aigc_compress.bench.statistics import RatioInterval
 
 from .artifact import Artifact, save_onnx
 from .budget import Budget, Judgement, judge_quality
+from .cache import Cache, digest
 from .closeness import lowest_agreement_db
 from .engines.ort import OrtSession
 from .errors import AigcCompressError, StoppedError, first_line
@@ -30,7 +31,7 @@ from .meter import Meter, Speedup
 from .task import OnStep, Quality, Split
 from .workload import Workload
 
-__all__ = ["Candidate", "Finding", "GateOptions", "Gated", "pass_gate"]
+__all__ = ["Candidate", "Finding", "Gate", "GateOptions", "Gated"]
 
 FINALISTS = 3
 # Where nothing is faster, a file of at most this share of the size is worth having if the interval
@@ -60,6 +61,7 @@ class Finding:
         speedup: speed-up in the full contest.
         validation: quality on validation data.
         reason: why it was not shipped; empty for the one that was.
+        is_outside: whether it was judged, or is assumed, to be outside the budget.
     """
 
     name: str
@@ -69,6 +71,7 @@ class Finding:
     speedup: RatioInterval | None = None
     validation: Judgement | None = None
     reason: str = ""
+    is_outside: bool = False
 
     def document(self) -> dict[str, Any]:
         """Return it as JSON."""
@@ -129,30 +132,8 @@ class Gated:
     index: int
 
 
-def pass_gate(
-    baseline: Candidate,
-    candidates: Sequence[Candidate],
-    workload: Workload,
-    meter: Meter,
-    options: GateOptions,
-    *,
-    on_step: OnStep | None = None,
-) -> Gated:
-    """Return the fastest candidate that may be shipped, else the baseline.
-
-    Args:
-        baseline: FP32; it is also what quality is compared with.
-        candidates: what competes, in any order.
-        workload: feeds and quality.
-        meter: for the first ranking.
-        options: see GateOptions.
-        on_step: called with (done, total) during the full contest.
-    """
-    return _Gate(baseline, workload, meter, options, on_step).run(candidates)
-
-
-class _Gate:
-    """The measurements of one run; findings are filled in as they come."""
+class Gate:
+    """Takes candidates in rounds, knows the best so far, and decides at the end."""
 
     def __init__(
         self,
@@ -160,65 +141,115 @@ class _Gate:
         workload: Workload,
         meter: Meter,
         options: GateOptions,
-        on_step: OnStep | None,
+        *,
+        cache: Cache | None = None,
+        on_step: OnStep | None = None,
     ) -> None:
+        """Prepare to compare with a baseline.
+
+        Args:
+            baseline: FP32; it is also what quality is compared with.
+            workload: feeds and quality.
+            meter: for the first ranking.
+            options: see GateOptions.
+            cache: what was measured before the run was killed; None: nothing.
+            on_step: called with (done, total) during measurements.
+        """
         self._baseline, self._workload, self._meter = baseline, workload, meter
         self._options, self._on_step = options, on_step
+        self._cache = cache or Cache()
         self._feeds = workload.timing_feeds(batch=1, length=1, seed=options.seed)
         self._reference = self._runner(baseline)
         self._known: dict[Split, Quality] = {}
         self._samples = workload.check_feeds()
         self._wanted = [self._reference.run(each) for each in self._samples]
+        self._findings: list[Finding] = []
+        self._by_name: dict[str, Candidate] = {}
+        self._by_graph: dict[str, Candidate] = {}
 
-    def run(self, candidates: Sequence[Candidate]) -> Gated:
-        findings = self._ranked(candidates)
-        by_name = {each.name: each for each in candidates}
-        finalists: list[Candidate] = []
-        failed_db = -math.inf
-        for index in _fastest_first(findings):
-            finding = findings[index]
-            if len(finalists) == FINALISTS:
-                findings[index] = replace(finding, reason="faster ones were within budget")
-                continue
-            if finding.agreement_db is not None and finding.agreement_db <= failed_db:
-                findings[index] = replace(finding, reason=_further(finding, failed_db))
-                continue
-            findings[index] = self._validated(finding, by_name[finding.name])
-            if not findings[index].reason:
-                finalists.append(by_name[finding.name])
-            elif finding.agreement_db is not None:
-                failed_db = max(failed_db, finding.agreement_db)
+    def admit(self, candidates: Sequence[Candidate]) -> None:
+        """Rank a round of candidates, and judge until the fastest within the budget is known."""
+        self._by_name |= {each.name: each for each in candidates}
+        self._findings += self._ranked(candidates)
+        self._judge_fastest(1)
+
+    def finding(self, name: str) -> Finding:
+        """Return what is known of an admitted candidate so far."""
+        return next(each for each in self._findings if each.name == name)
+
+    @property
+    def best(self) -> tuple[Candidate, Finding] | None:
+        """Return the fastest so far that is within the budget and faster by the quick meter."""
+        for index in _fastest_first(self._findings):
+            found = self._findings[index]
+            is_faster = found.quick is not None and found.quick.low > self._options.least_speedup
+            if found.validation is not None and is_faster:
+                return self._by_name[found.name], found
+        return None
+
+    def decide(self) -> Gated:
+        """Return the fastest candidate that may be shipped, else the baseline."""
+        self._judge_fastest(FINALISTS)
+        findings = self._findings
+        running = _fastest_first(findings)
+        for index in running[FINALISTS:]:
+            findings[index] = replace(findings[index], reason="faster ones were within budget")
+        finalists = [self._by_name[findings[index].name] for index in running[:FINALISTS]]
         contest = self._contest([self._baseline, *finalists])
         places = {each.name: place for place, each in enumerate(finalists, start=1)}
-        findings = [_timed(each, contest, places.get(each.name)) for each in findings]
-        return self._decided(findings, by_name, contest, places)
+        timed = [_timed(each, contest, places.get(each.name)) for each in findings]
+        return self._decided(timed, self._by_name, contest, places)
+
+    def _judge_fastest(self, wanted: int) -> None:
+        """Judge candidates, the fastest first, until so many are within the budget."""
+        within = 0
+        for index in _fastest_first(self._findings):
+            finding = self._findings[index]
+            if within == wanted:
+                return
+            if finding.validation is None:
+                finding = self._findings[index] = self._looked_at(finding)
+            within += not finding.reason
+
+    def _looked_at(self, finding: Finding) -> Finding:
+        """Judge a candidate unless one that is closer to FP32 was outside the budget."""
+        failed_db = max(
+            (
+                each.agreement_db
+                for each in self._findings
+                if each.is_outside and each.agreement_db is not None
+            ),
+            default=-math.inf,
+        )
+        if finding.agreement_db is not None and finding.agreement_db <= failed_db:
+            return replace(finding, reason=_further(finding, failed_db), is_outside=True)
+        return self._validated(finding, self._by_name[finding.name])
 
     def _ranked(self, candidates: Sequence[Candidate]) -> list[Finding]:
-        """Time all candidates with the quick meter, and refuse the slower and the too large."""
-        made: dict[bytes, Candidate] = {}
+        """Time new graphs with the quick meter, and refuse the slower and the too large."""
+        new: dict[str, Artifact] = {}
         for each in candidates:
             if each.artifact is not None:
-                made.setdefault(each.artifact.payload.graph.SerializeToString(), each)
-        graphs = [each.artifact for each in made.values() if each.artifact is not None]
+                first = self._by_graph.setdefault(digest(each.artifact), each)
+                if first is each:
+                    new[each.name] = each.artifact
         assert self._baseline.artifact is not None
+        graphs = [*new.values()]
         speeds = self._meter.compare(self._baseline.artifact, graphs, self._feeds) if graphs else ()
-        quick = dict(zip((each.name for each in made.values()), speeds, strict=True))
-        return [self._first_look(each, made, quick.get(each.name)) for each in candidates]
+        quick = dict(zip(new, speeds, strict=True))
+        return [self._first_look(each, quick.get(each.name)) for each in candidates]
 
-    def _first_look(
-        self, candidate: Candidate, made: Mapping[bytes, Candidate], quick: Speedup | None
-    ) -> Finding:
+    def _first_look(self, candidate: Candidate, quick: Speedup | None) -> Finding:
         if candidate.artifact is None:
             return Finding(candidate.name, reason=candidate.failure)
         size, most = self._size(candidate), self._options.most_bytes
         if quick is None:
-            same = made[candidate.artifact.payload.graph.SerializeToString()]
+            same = self._by_graph[digest(candidate.artifact)]
             return Finding(candidate.name, size, reason=f"the same graph as {same.name}")
         reason = f"{quick.verdict}" if quick.verdict == "slower" else ""
         if most is not None and size > most:
             reason = f"{size} bytes, more than {most}"
-        agreement = None if reason else self._agreement(candidate)
-        return Finding(candidate.name, size, agreement, quick, reason=reason)
+        return Finding(candidate.name, size, self._agreement(candidate), quick, reason=reason)
 
     def _agreement(self, candidate: Candidate) -> float:
         runner = self._runner(candidate)
@@ -233,28 +264,39 @@ class _Gate:
         except AigcCompressError as error:
             return replace(finding, reason=f"it could not be judged: {first_line(error)}")
         reason = "" if judgement.within else f"outside the budget: {_told(judgement)}"
-        return replace(finding, validation=judgement, reason=reason)
+        is_outside = not judgement.within
+        return replace(finding, validation=judgement, reason=reason, is_outside=is_outside)
 
     def _judge(self, candidate: Candidate, split: Split) -> Judgement:
         """Return the quality beside that of FP32, which is measured once per split."""
         has_own = self._workload.has_baseline_quality
         if has_own and split not in self._known:
-            self._known[split] = self._quality(self._reference, split)
+            self._known[split] = self._quality(self._baseline, split)
         is_reference = candidate is self._baseline and has_own
-        runner = self._reference if candidate is self._baseline else self._runner(candidate)
-        quality = self._known[split] if is_reference else self._quality(runner, split)
+        quality = self._known[split] if is_reference else self._quality(candidate, split)
         return judge_quality(quality, self._known.get(split), self._options.budget)
 
-    def _quality(self, runner: OrtSession, split: Split) -> Quality:
-        options = self._options
-        return self._workload.measure(
-            runner,
-            self._reference,
-            samples=options.samples,
-            seed=options.seed,
-            on_step=self._on_step,
-            split=split,
-        )
+    def _quality(self, candidate: Candidate, split: Split) -> Quality:
+        """Measure; details cost time, and are for the report, which is on test data."""
+        options, with_details = self._options, split == "test"
+        assert candidate.artifact is not None
+        assert self._baseline.artifact is not None
+
+        def measure() -> Quality:
+            is_reference = candidate is self._baseline
+            return self._workload.measure(
+                self._reference if is_reference else self._runner(candidate),
+                self._reference,
+                samples=options.samples,
+                seed=options.seed,
+                on_step=self._on_step,
+                split=split,
+                with_details=with_details,
+            )
+
+        graphs = [digest(each) for each in (candidate.artifact, self._baseline.artifact)]
+        about = ["quality", *graphs, split, options.samples, options.seed]
+        return self._cache.value(about, Quality, measure)
 
     def _runner(self, candidate: Candidate) -> OrtSession:
         assert candidate.artifact is not None
@@ -262,6 +304,11 @@ class _Gate:
 
     def _contest(self, contestants: Sequence[Candidate]) -> Contest:
         """Time FP32 and the finalists; FP32 takes part twice where it is alone, as A/A."""
+        graphs = [digest(cast(Artifact, each.artifact)) for each in contestants]
+        about = ["contest", *graphs, asdict(self._options.plan)]
+        return self._cache.value(about, Contest, lambda: self._run_contest(contestants))
+
+    def _run_contest(self, contestants: Sequence[Candidate]) -> Contest:
         with tempfile.TemporaryDirectory() as folder:
             files = []
             for index, each in enumerate(contestants):

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from statistics import median
 from typing import cast
@@ -35,6 +35,7 @@ __all__ = ["Sensitivity", "measure_sensitivity", "node_operators", "splits", "wi
 SUFFIXES = ("_QuantizeLinear_Input", "_QuantizeLinear_Output", "_DequantizeLinear_Output")
 PRICES = tuple(10.0**power for power in np.arange(-4, 4.25, 0.25))
 FEW = 4  # sets of feeds that harm is measured on
+KEPT_EVERY = 10
 
 
 @dataclass(frozen=True)
@@ -51,7 +52,13 @@ class Sensitivity:
 
 
 def measure_sensitivity(
-    graph: ModelProto, config: QuantizeConfig, context: Context, *, most_seconds: float
+    graph: ModelProto,
+    config: QuantizeConfig,
+    context: Context,
+    *,
+    most_seconds: float,
+    known: Mapping[str, float] | None = None,
+    keep: Callable[[Mapping[str, float]], None] = lambda _noise: None,
 ) -> Sensitivity:
     """Quantize node after node alone, and measure what that does to the outputs.
 
@@ -60,18 +67,24 @@ def measure_sensitivity(
         config: the scheme; its mode and what it keeps float play no role.
         context: calibration feeds; the first few are what harm is measured on.
         most_seconds: time after which the rest is skipped.
+        known: noise of nodes that were measured before.
+        keep: called with all noise so far, now and then.
     """
     named = with_node_names(graph)
     feeds = context.calibration[:FEW]
     wanted = _outputs(named, feeds)
     region = integer_region(named)
-    noise: dict[str, float] = {}
+    noise = {name: (known or {})[name] for name in region if name in (known or {})}
     deadline = time.monotonic() + most_seconds
-    for done, name in enumerate(region):
+    for name in region:
+        if name in noise:
+            continue
         if time.monotonic() > deadline:
             break
         noise[name] = _noise_of(named, with_only(config, [name]), context, feeds, wanted)
-        context.on_step(done + 1, len(region))
+        context.on_step(len(noise), len(region))
+        if len(noise) % KEPT_EVERY == 0 or len(noise) == len(region):
+            keep(noise)
     skipped = tuple(name for name in region if name not in noise)
     worst = max(noise.values(), default=math.inf)
     return Sensitivity({**noise, **dict.fromkeys(skipped, worst)}, skipped)

@@ -34,6 +34,12 @@ class Ending(NamedTuple):
     stderr: str
 
 
+@pytest.fixture(autouse=True, scope="session")
+def _own_cache(tmp_path_factory):
+    """Keep what searches find out away from the user's cache."""
+    os.environ["AIGC_COMPRESS_CACHE"] = str(tmp_path_factory.mktemp("cache"))
+
+
 @pytest.fixture
 def workplace(tmp_path, monkeypatch):
     """Make an empty folder the current one, as a user's would be."""

@@ -9,7 +9,7 @@ from aigc_compress.artifact import Artifact
 from aigc_compress.bench.latency import Contest
 from aigc_compress.bench.statistics import RatioInterval
 from aigc_compress.bench.timing import Block, ProcessRecord, Timing
-from aigc_compress.gate import Candidate, GateOptions, pass_gate
+from aigc_compress.gate import Candidate, Gate, GateOptions
 from aigc_compress.task import Quality
 
 FP32_SIZE = 4000
@@ -53,7 +53,9 @@ class Workload:
     def check_feeds(self):
         return ({"x": np.ones(100)},)
 
-    def measure(self, runner, reference, *, samples, seed, on_step, split="test"):
+    def measure(
+        self, runner, reference, *, samples, seed, on_step, split="test", with_details=True
+    ):
         name = runner.name
         self.asked.append((name, split))
         rival = self.rivals[name]
@@ -80,7 +82,7 @@ class Meter:
 def judged(monkeypatch):
     """Return a function that lets rivals meet; times come with 1 % of noise and no clock."""
 
-    def meet(rivals, options=None, failures=()):
+    def meet(rivals, options=None, failures=(), *, in_rounds=False):
         rng = np.random.default_rng(0)
 
         def run_contest(contestants, feeds, plan, on_step=None):
@@ -112,7 +114,10 @@ def judged(monkeypatch):
         baseline = made.pop("FP32")
         workload = Workload(rivals)
         candidates = [*made.values(), *failures]
-        found = pass_gate(baseline, candidates, workload, Meter(rivals), options or GateOptions())
+        gate_ = Gate(baseline, workload, Meter(rivals), options or GateOptions())
+        for each in candidates if in_rounds else [candidates]:
+            gate_.admit([each] if in_rounds else each)
+        found = gate_.decide()
         return found, {each.name: each for each in found.findings}, workload
 
     return meet
@@ -213,3 +218,18 @@ def test_equal_graphs_are_measured_once(judged):
     found, told, _ = judged(rivals)
     assert found.winner.name == "one"
     assert told["two"].reason == "the same graph as one"
+
+
+def test_rounds_end_where_one_round_ends(judged):
+    rivals = {
+        "FP32": Rival(1.0),
+        "slow": Rival(1.5),
+        "fair": Rival(0.7),
+        "faster": Rival(0.4, quality=80.0, db=30.0),
+        "fast": Rival(0.5),
+    }
+    found, told, workload = judged(rivals, in_rounds=True)
+    assert found.winner.name == "fast"
+    assert told["faster"].is_outside
+    assert told["fair"].reason == "fast is faster"
+    assert len(workload.asked) == len(set(workload.asked))

@@ -66,6 +66,7 @@ FLOORS = {
             "api",
             "bench_result",
             "benching",
+            "cache",
             "candidates",
             "gate",
             "pipeline",

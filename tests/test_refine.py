@@ -2,9 +2,6 @@ import numpy as np
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from aigc_compress.artifact import Artifact
-from aigc_compress.bench.meter import QuickMeter
-from aigc_compress.candidates import FOLDED, Search, make_candidates
 from aigc_compress.meter import NodeTime
 from aigc_compress.passes import Context, QuantizeConfig
 from aigc_compress.passes.operators import with_node_names
@@ -135,12 +132,15 @@ def test_what_is_only_named_goes_to_integers_and_nothing_else(context):
     assert by_name["wild"].input[1] == "w2"
 
 
-@pytest.mark.slow
-def test_a_mixture_saves_the_quality_that_the_whole_loses(context):
-    graph = Artifact("onnx", two_convolutions())
-    meter = QuickMeter()
-    ctx = Context(context.check_feeds, context.calibration, meter=meter)
-    made = make_candidates(graph, Search(targets_db=(25.0,)), ctx, context.check_feeds[0])
-    assert made[0].name == FOLDED
-    assert all(each.artifact is not None or each.failure for each in made)
-    assert any("static" in each.name or "auto" in each.name for each in made)
+def test_noise_that_was_measured_before_is_not_measured_again(context):
+    kept = []
+    found = measure_sensitivity(
+        two_convolutions(),
+        QuantizeConfig(mode="static"),
+        context,
+        most_seconds=60,
+        known={"tame": 0.25},
+        keep=lambda noise: kept.append(dict(noise)),
+    )
+    assert found.noise["tame"] == 0.25
+    assert kept[-1] == found.noise

@@ -47,6 +47,13 @@ def quantize(
         float | None, typer.Option(min=0.0, help="largest file, in MB (10^6 bytes)")
     ] = None,
     samples: common.Samples = None,
+    max_minutes: Annotated[
+        float | None,
+        typer.Option(min=0.0, help="time for the search; the contest comes on top [no limit]"),
+    ] = None,
+    fresh: Annotated[
+        bool, typer.Option("--fresh", help="measure again what an earlier run has measured")
+    ] = False,
     threads: common.Threads = 1,
     processes: common.Processes = 8,
     seed: common.Seed = 0,
@@ -59,10 +66,15 @@ def quantize(
     candidate says why. The output is a plain ONNX file that stock ONNX Runtime loads, with the
     evidence in its metadata.
 
+    The search leaves the best so far when it is interrupted, and the same command goes on where it
+    was: what was made and measured stands in ~/.cache/aigc-compress ($AIGC_COMPRESS_CACHE).
+
     Examples:
         aigc-compress quantize gan.pt -o gan.int8.onnx
 
         aigc-compress quantize vad.onnx --calibration feeds.npz --json
+
+        aigc-compress quantize detector.onnx --evaluation feeds.npz --max-minutes 10
     """
     from aigc_compress.api import QuantizeOptions
     from aigc_compress.api import quantize as run
@@ -76,6 +88,8 @@ def quantize(
         None if max_size is None else int(max_size * 1e6),
         seed,
         common.latency_plan(threads, processes, seed),
+        max_minutes,
+        fresh,
     )
     target = output or Path(f"{Path(model).stem}.int8.onnx")
     with progress(f"quantize {model}") as on_step:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -18,7 +18,7 @@ from aigc_compress.task import Feeds
 
 from .base import Context, quiet_library
 
-__all__ = ["ExportConfig", "ExportPass"]
+__all__ = ["ExportConfig", "ExportPass", "example_arguments", "export_graph"]
 
 
 class ExportConfig(BaseModel):
@@ -50,26 +50,56 @@ class ExportPass:
             PassError: torch cannot export the module, an axis froze, or outputs differ.
         """
         module = artifact.payload
-        example = context.check_feeds[0]
-        model = _export(module, example, config)
-        _name_axes(model, config.dynamic_axes)
         runner = TorchRunner(module)
         references = [runner.run(feeds) for feeds in context.check_feeds]
-        _mark_dynamic_outputs(model, references, context.check_feeds, config.dynamic_axes)
-        _require_dynamic(model, config.dynamic_axes)
+        model = export_graph(module, context.check_feeds, references, config)
         difference = _compare(model, context.check_feeds, references, config.tolerance)
         numbers = {"largest_relative_difference": difference}
         step = Step(self.name, {"opset": config.opset}, None, numbers)
         return artifact.then(model, step, stage="onnx")
 
 
-def _export(module: Any, example: Feeds, config: ExportConfig) -> ModelProto:
+def export_graph(
+    module: Any,
+    feeds: Sequence[Feeds],
+    references: Sequence[Mapping[str, NDArray[Any]]],
+    config: ExportConfig,
+) -> ModelProto:
+    """Return the folded graph of a module, its dynamic axes named and proved dynamic.
+
+    Args:
+        module: an nn.Module with `input_names` and `output_names`.
+        feeds: sets of feeds of different sizes; the first is the example that is traced.
+        references: the module's outputs on each of them.
+        config: operator set and axes.
+
+    Raises:
+        PassError: torch cannot export the module, or an axis froze.
+    """
+    model = _export(module, feeds[0], config)
+    _name_axes(model, config.dynamic_axes)
+    _mark_dynamic_outputs(model, references, feeds, config.dynamic_axes)
+    _require_dynamic(model, config.dynamic_axes)
+    return model
+
+
+def example_arguments(
+    module: Any, example: Feeds, axes: Mapping[str, Mapping[int, str]]
+) -> tuple[tuple[Any, ...], tuple[Any, ...]]:
+    """Return a set of feeds as tensors in the module's order, and its axes as torch.export asks."""
     import torch
     from torch.export import Dim
 
     names = list(module.input_names)
     inputs = tuple(torch.from_numpy(np.asarray(example[name])) for name in names)
-    axes = [{axis: Dim.AUTO for axis in config.dynamic_axes.get(name, {})} for name in names]
+    dims = [{axis: Dim.AUTO for axis in axes.get(name, {})} for name in names]
+    return inputs, _like_signature(module, dims)
+
+
+def _export(module: Any, example: Feeds, config: ExportConfig) -> ModelProto:
+    import torch
+
+    inputs, shapes = example_arguments(module, example, config.dynamic_axes)
     try:
         with quiet_library():
             program = torch.onnx.export(
@@ -77,8 +107,8 @@ def _export(module: Any, example: Feeds, config: ExportConfig) -> ModelProto:
                 inputs,
                 dynamo=True,
                 opset_version=config.opset,
-                dynamic_shapes=_like_signature(module, axes),
-                input_names=names,
+                dynamic_shapes=shapes,
+                input_names=list(module.input_names),
                 output_names=list(module.output_names),
                 verbose=False,
             )
@@ -122,8 +152,8 @@ def _name_axes(model: ModelProto, axes: Mapping[str, Mapping[int, str]]) -> None
 
 def _mark_dynamic_outputs(
     model: ModelProto,
-    references: list[dict[str, NDArray[Any]]],
-    feeds: tuple[Feeds, ...],
+    references: Sequence[Mapping[str, NDArray[Any]]],
+    feeds: Sequence[Feeds],
     axes: Mapping[str, Mapping[int, str]],
 ) -> None:
     """Write a name on every output axis whose size follows an input axis.
