@@ -1,3 +1,3 @@
 """The reference models: definitions, data, tasks, training and trained weights."""
 
-REFERENCES = ("gan", "cnn", "rnn")
+REFERENCES = ("gan", "cnn", "rnn", "rnn-gru")

@@ -33,6 +33,7 @@ def peers(
     ],
     threads: common.Threads = 1,
     batch: Annotated[int, typer.Option(min=1, help="samples of a timed call")] = 1,
+    length: Annotated[int, typer.Option(min=1, help="time steps of a timed call")] = 1,
     processes: common.Processes = 5,
     calibration: common.Calibration = None,
     evaluation: common.Evaluation = None,
@@ -53,7 +54,10 @@ def peers(
     Speeds are against ONNX Runtime in FP32; all calibrate on the same feeds. A peer that fails is
     a row with its error.
 
-    Example: python -m aigc_compress.bench.peers cnn --json
+    Examples:
+        python -m aigc_compress.bench.peers cnn --json
+
+        python -m aigc_compress.bench.peers rnn rnn-gru --length 64
     """
     if markdown:
         show(markdown_table([read_json(Path(name), SCHEMA, COMMAND) for name in models]))
@@ -63,9 +67,8 @@ def peers(
     if output is not None:
         require_writable(output)
     with progress("peers") as on_step:
-        result = compare_peers(
-            models, PeerOptions(batch, feeds, samples, seed, plan), on_step=on_step
-        )
+        options = PeerOptions(batch, length, feeds, samples, seed, plan)
+        result = compare_peers(models, options, on_step=on_step)
     if output is not None:
         write_bytes(output, (to_json(result.document()) + "\n").encode())
     if json:

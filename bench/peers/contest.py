@@ -39,6 +39,7 @@ class PeerOptions:
 
     Attributes:
         batch: samples of a timed call.
+        length: time steps of a timed call, for models with a time axis.
         feeds: feeds for models without a task.
         samples: samples of the quality measurement; None takes the task's default.
         seed: of calibration feeds, order and statistics.
@@ -46,6 +47,7 @@ class PeerOptions:
     """
 
     batch: int = 1
+    length: int = 1
     feeds: FeedOptions = field(default_factory=FeedOptions)
     samples: int | None = None
     seed: int = 0
@@ -86,7 +88,7 @@ class PeersResult:
     def document(self) -> dict[str, Any]:
         """Return the result as one JSON document."""
         options = self.options
-        told = {"batch": options.batch, "samples": options.samples, "seed": options.seed}
+        told = {"batch": options.batch, "length": options.length, "samples": options.samples, "seed": options.seed}
         return {
             "schema": SCHEMA,
             "machine": describe_machine() | read_surroundings(),
@@ -147,7 +149,7 @@ class _Contest:
         artifact = load_artifact(source)
         workload = make_workload(artifact, options.feeds)
         graph = to_onnx(artifact, workload, seed=options.seed)
-        feeds = workload.timing_feeds(batch=options.batch, length=1, seed=options.seed)
+        feeds = workload.timing_feeds(batch=options.batch, length=options.length, seed=options.seed)
         check_feeds(feeds, graph_tensors(graph.payload)[0])
         save_onnx(graph, folder / "fp32.onnx")
         path = resolve_source(source).resolve()
@@ -225,7 +227,7 @@ class _Contest:
             row.model,
             row.peer.engine,
             batch=self.options.batch,
-            length=1,
+            length=self.options.length,
             is_baseline=is_baseline,
             file=row.file,
             timing=contest.timings[index],

@@ -15,7 +15,7 @@ __all__ = ["export"]
 
 
 def export(
-    model: Annotated[str, typer.Argument(help="gan, cnn, rnn or a .pt file")],
+    model: Annotated[str, typer.Argument(help="gan, cnn, rnn, rnn-gru or a .pt file")],
     output: Annotated[
         Path | None, typer.Option("-o", "--output", help=".onnx to write [MODEL.onnx]")
     ] = None,

@@ -15,7 +15,7 @@ __all__ = ["fetch"]
 
 
 def fetch(
-    name: Annotated[str, typer.Argument(help="gan, cnn or rnn")],
+    name: Annotated[str, typer.Argument(help="gan, cnn, rnn or rnn-gru")],
     output: Annotated[
         Path | None, typer.Option("-o", "--output", help="file to write [NAME.pt]")
     ] = None,

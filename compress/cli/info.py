@@ -20,7 +20,7 @@ __all__ = ["info"]
 
 
 def info(
-    file: Annotated[str, typer.Argument(help="gan, cnn, rnn, a .pt or an .onnx file")],
+    file: Annotated[str, typer.Argument(help="gan, cnn, rnn, rnn-gru, a .pt or an .onnx file")],
     json: common.Json = False,
 ) -> None:
     """Show stage, task, inputs, outputs, operators, size and history of a model.

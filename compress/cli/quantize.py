@@ -27,7 +27,7 @@ class ModeName(StrEnum):
 
 
 def quantize(
-    model: Annotated[str, typer.Argument(help="gan, cnn, rnn, a .pt or an .onnx file")],
+    model: Annotated[str, typer.Argument(help="gan, cnn, rnn, rnn-gru, a .pt or an .onnx file")],
     output: Annotated[
         Path | None, typer.Option("-o", "--output", help=".onnx to write [MODEL.int8.onnx]")
     ] = None,

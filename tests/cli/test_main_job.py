@@ -15,8 +15,9 @@ FEEDS = {
         "h": np.zeros((2, 2, 512), np.float32),
         "c": np.zeros((2, 2, 512), np.float32),
     },
+    "rnn-gru": {"tokens": np.zeros((2, 3), np.int64), "h": np.zeros((2, 2, 512), np.float32)},
 }
-SAMPLES = {"gan": "200", "cnn": "200", "rnn": "3200"}
+SAMPLES = {"gan": "200", "cnn": "200", "rnn": "3200", "rnn-gru": "3200"}
 
 
 @pytest.mark.slow
