@@ -5,13 +5,14 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from .api import QuantizeOptions, export, quantize
+    from .api import export
     from .artifact import Artifact
     from .bench_result import BenchOptions
     from .benching import bench_models
     from .budget import Budget
     from .errors import AigcCompressError
     from .loading import load_artifact
+    from .quantizing import QuantizeOptions, quantize
     from .workload import FeedOptions
 
 __version__ = "0.1.0"
@@ -22,11 +23,11 @@ _HOMES = {
     "BenchOptions": "bench_result",
     "Budget": "budget",
     "FeedOptions": "workload",
-    "QuantizeOptions": "api",
+    "QuantizeOptions": "quantizing",
     "bench_models": "benching",
     "export": "api",
     "load_artifact": "loading",
-    "quantize": "api",
+    "quantize": "quantizing",
 }
 __all__ = [
     "AigcCompressError",

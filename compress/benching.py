@@ -18,7 +18,7 @@ from aigc_compress.bench.roofline import Peaks, keep_peaks, limit_of, load_peaks
 from aigc_compress.bench.trust import Watch, read_surroundings
 from aigc_compress.models import REFERENCES
 
-from .api import QuantizeOptions, judge, quantize, to_onnx
+from .api import judge, to_onnx
 from .artifact import Artifact, graph_tensors, save_onnx
 from .bench_result import BenchOptions, BenchResult, FileFacts, Row
 from .budget import Judgement
@@ -26,6 +26,7 @@ from .engines import check_feeds, get_engine
 from .errors import AigcCompressError, UsageError
 from .loading import load_artifact, resolve_source
 from .machine import describe_machine
+from .quantizing import QuantizeOptions, quantize
 from .task import Feeds, OnStep
 from .workload import Workload, make_workload
 

@@ -70,6 +70,7 @@ FLOORS = {
             "candidates",
             "gate",
             "pipeline",
+            "quantizing",
             "refine",
             "replay",
             "workload",

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from aigc_compress.api import QuantizeOptions, to_onnx
+from aigc_compress.api import to_onnx
 from aigc_compress.artifact import graph_tensors, save_onnx
 from aigc_compress.bench.latency import Contest, Contestant, LatencyPlan, run_contest
 from aigc_compress.bench.trust import Trust, Watch, read_surroundings
@@ -20,6 +20,7 @@ from aigc_compress.engines import check_feeds, get_engine
 from aigc_compress.errors import AigcCompressError, PassError, StoppedError
 from aigc_compress.loading import load_artifact, resolve_source
 from aigc_compress.machine import describe_machine
+from aigc_compress.quantizing import QuantizeOptions
 from aigc_compress.task import Feeds, OnStep, Quality, Runner
 from aigc_compress.workload import FeedOptions, Workload, make_workload
 
@@ -88,7 +89,12 @@ class PeersResult:
     def document(self) -> dict[str, Any]:
         """Return the result as one JSON document."""
         options = self.options
-        told = {"batch": options.batch, "length": options.length, "samples": options.samples, "seed": options.seed}
+        told = {
+            "batch": options.batch,
+            "length": options.length,
+            "samples": options.samples,
+            "seed": options.seed,
+        }
         return {
             "schema": SCHEMA,
             "machine": describe_machine() | read_surroundings(),

@@ -16,7 +16,7 @@ import traceback
 from dataclasses import dataclass
 from pathlib import Path
 
-from aigc_compress.api import QuantizeOptions
+from aigc_compress.quantizing import QuantizeOptions
 from aigc_compress.errors import AigcCompressError, PassError, first_line
 from aigc_compress.task import Feeds
 

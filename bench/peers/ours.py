@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from aigc_compress.api import quantize
+from aigc_compress.quantizing import quantize
 
 from .conversion import Job
 

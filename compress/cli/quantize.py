@@ -13,7 +13,7 @@ from aigc_compress.console import progress, say, show, show_json, show_table
 from . import options as common
 
 if TYPE_CHECKING:
-    from aigc_compress.api import QuantizeResult
+    from aigc_compress.quantizing import QuantizeResult
 
 __all__ = ["quantize"]
 
@@ -76,8 +76,8 @@ def quantize(
 
         aigc-compress quantize detector.onnx --evaluation feeds.npz --max-minutes 10
     """
-    from aigc_compress.api import QuantizeOptions
-    from aigc_compress.api import quantize as run
+    from aigc_compress.quantizing import QuantizeOptions
+    from aigc_compress.quantizing import quantize as run
 
     options = QuantizeOptions(
         mode.value,

@@ -1,0 +1,317 @@
+"""`quantize` as a function: the search from the FP32 graph to the file, and what it found."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, cast
+
+from aigc_compress.bench.latency import LatencyPlan
+from aigc_compress.bench.meter import QuickMeter
+from aigc_compress.bench.statistics import RatioInterval
+
+from .api import require_output, to_onnx
+from .artifact import Artifact, Step, graph_tensors, save_onnx
+from .budget import LEAST_SQNR_DB, Budget, Judgement
+from .cache import Cache, CachedMeter, cache_root, digest, digest_feeds
+from .candidates import Maker, Search
+from .engines import check_feeds
+from .errors import StoppedError
+from .gate import Candidate, Finding, Gate, Gated, GateOptions
+from .loading import load_artifact
+from .machine import has_vnni
+from .passes import Context, Mode
+from .storage import digest_file
+from .task import Feeds, OnStep
+from .workload import FeedOptions, Workload, make_workload
+
+__all__ = ["QuantizeOptions", "QuantizeResult", "quantize"]
+
+MARGIN_DB = 1.5
+TASK_STEPS_DB = (5.0, 10.0, 15.0)
+
+
+@dataclass(frozen=True)
+class QuantizeOptions:
+    """Everything that `quantize` may be told.
+
+    Attributes:
+        mode: auto, static or dynamic.
+        feeds: calibration and evaluation feeds for a model without a task.
+        budget: allowed drop; None takes the metric's default.
+        samples: samples of the quality measurement; None takes the task's default.
+        least_speedup: what the lower end of the speed-up's interval must exceed.
+        most_bytes: largest size of the file; None: any.
+        seed: of calibration feeds and statistics.
+        plan: how latency is measured.
+        most_minutes: time after which no further candidate is made; the contest of those that are
+            left comes on top. None: no limit.
+        is_fresh: whether nothing is taken from an earlier run of the same request.
+    """
+
+    mode: Mode = "auto"
+    feeds: FeedOptions = field(default_factory=FeedOptions)
+    budget: Budget | None = None
+    samples: int | None = None
+    least_speedup: float = 1.0
+    most_bytes: int | None = None
+    seed: int = 0
+    plan: LatencyPlan = field(default_factory=LatencyPlan)
+    most_minutes: float | None = None
+    is_fresh: bool = False
+
+
+@dataclass(frozen=True)
+class QuantizeResult:
+    """What came out, with its evidence; `document` is the JSON form.
+
+    Attributes:
+        artifact: what was written.
+        output: where.
+        gated: the gate's answer, with the speed-up, the quality and what became of every candidate.
+        sizes: bytes of the FP32 graph and of the answer.
+        notes: what the user should know.
+        threads: intra-op threads of the measurement.
+    """
+
+    artifact: Artifact
+    output: Path
+    gated: Gated
+    sizes: tuple[int, int]
+    notes: tuple[str, ...]
+    threads: int
+
+    @property
+    def speedup(self) -> RatioInterval:
+        """Return how many times faster than FP32 the answer is."""
+        return self.gated.speedup
+
+    @property
+    def judgement(self) -> Judgement:
+        """Return the quality of the answer on test data."""
+        return self.gated.judgement
+
+    @property
+    def numbers(self) -> dict[str, Any]:
+        """Return what the quantize pass told, scheme and operators; empty where FP32 is shipped."""
+        told = [step.numbers for step in self.artifact.history if step.name == "quantize"]
+        return dict(told[-1]) if told else {}
+
+    def document(self) -> dict[str, Any]:
+        """Return the result as one JSON document."""
+        return {
+            "schema": "aigc-compress/quantize/2",
+            "output": str(self.output),
+            **self.evidence(),
+            "scheme": self.numbers.get("scheme", {}),
+            "operators": self.numbers.get("operators", {"int8": {}, "float": {}, "reasons": {}}),
+            "notes": list(self.notes),
+        }
+
+    def evidence(self) -> dict[str, Any]:
+        """Return verdict, speed, latency, quality, size, and why nothing else was shipped."""
+        timings = self.gated.contest.timings
+        return {
+            "shipped": self.gated.winner.name,
+            "is_final": True,
+            "is_fallback": self.gated.is_fallback,
+            "verdict": self.speedup.verdict,
+            "speedup": asdict(self.speedup),
+            "latency_ms": {
+                "before": timings[0].median_ms,
+                "after": timings[self.gated.index].median_ms,
+            },
+            "threads": self.threads,
+            "quality": self.judgement.document(),
+            "size_bytes": {"before": self.sizes[0], "after": self.sizes[1]},
+            "candidates": [each.document() for each in self.gated.findings],
+        }
+
+
+def quantize(
+    source: str | Path,
+    output: Path,
+    options: QuantizeOptions | None = None,
+    *,
+    on_step: OnStep | None = None,
+) -> QuantizeResult:
+    """Write the fastest form of a model within the budget, with the evidence; at worst FP32.
+
+    After every round of candidates the best so far is written, so that an interrupted search leaves
+    something. What was made and measured is kept: the same call goes on where it was.
+
+    Args:
+        source: a reference's name, a `.pt` or an `.onnx` file.
+        output: the `.onnx` file to write; it appears whole or not at all.
+        options: see QuantizeOptions.
+        on_step: called with (done, total) during the measurements.
+
+    Raises:
+        UsageError: the source or an option is wrong (also its kinds InputFileError, FeedError).
+        PassError: the FP32 graph itself does not run.
+        OutputError: the file cannot be written.
+        StoppedError: Ctrl-C came; the message says what was written.
+    """
+    options = options or QuantizeOptions()
+    require_output(output, source)
+    artifact = load_artifact(source)
+    workload = make_workload(artifact, options.feeds)
+    baseline = to_onnx(artifact, workload, seed=options.seed)
+    return _Quantization(baseline, workload, output, options, on_step or _quiet).run()
+
+
+def _quiet(_done: int, _total: int) -> None: ...
+
+
+class _Quantization:
+    """One search, from the FP32 graph to the file."""
+
+    def __init__(
+        self,
+        baseline: Artifact,
+        workload: Workload,
+        output: Path,
+        options: QuantizeOptions,
+        on_step: OnStep,
+    ) -> None:
+        self._baseline, self._workload = baseline, workload
+        self._output, self._options = output, options
+        feeds = workload.timing_feeds(batch=1, length=1, seed=options.seed)
+        check_feeds(feeds, graph_tensors(baseline.payload)[0])
+        calibration = workload.calibration(seed=options.seed)
+        self._cache = _open_cache(baseline, workload, (feeds, *calibration), options)
+        quick = QuickMeter(threads=options.plan.threads, seed=options.seed)
+        meter = CachedMeter(quick, self._cache)
+        search = _search(options, has_task=workload.has_baseline_quality)
+        checks = workload.check_feeds()
+        context = Context(checks, calibration, options.seed, on_step=on_step, meter=meter)
+        self._maker = Maker(baseline, search, context, feeds, cache=self._cache)
+        self._gate = Gate(
+            Candidate("FP32", baseline),
+            workload,
+            meter,
+            _asked(options),
+            cache=self._cache,
+            on_step=on_step,
+        )
+        self._best: Finding | None = None
+
+    def run(self) -> QuantizeResult:
+        try:
+            for candidates in self._maker.rounds(self._gate.finding):
+                self._gate.admit(candidates)
+                self._keep_best()
+            return self._save(self._gate.decide())
+        except KeyboardInterrupt as error:
+            raise StoppedError(self._told_when_stopped()) from error
+
+    def _keep_best(self) -> None:
+        """Write the best so far, with evidence that says that the search has not ended."""
+        best = self._gate.best
+        if best is None or best[1] == self._best:
+            return
+        candidate, self._best = best
+        numbers = {"shipped": candidate.name, "is_final": False, **self._best.document()}
+        _write(candidate, numbers, self._output, self._options)
+
+    def _told_when_stopped(self) -> str:
+        goes_on = "The same command goes on from here."
+        if self._best is None or self._best.quick is None:
+            return f"Interrupted; nothing within the budget was found yet. {goes_on}"
+        return (
+            f"Interrupted; {self._output} holds the best so far: {self._best.name},"
+            f" {self._best.quick.ratio:.2f}x by the quick meter, within the budget on validation"
+            f" data. {goes_on}"
+        )
+
+    def _save(self, gated: Gated) -> QuantizeResult:
+        """Write the answer with its evidence in the metadata."""
+        winner = cast(Artifact, gated.winner.artifact)
+        sizes = self._baseline.payload.ByteSize(), winner.payload.ByteSize()
+        notes = (
+            *self._workload.calibration_notes,
+            *self._workload.notes,
+            *_given_up(winner),
+            *self._notes(),
+        )
+        threads = self._options.plan.threads
+        result = QuantizeResult(winner, self._output, gated, sizes, notes, threads)
+        _write(gated.winner, result.evidence(), self._output, self._options)
+        return result
+
+    def _notes(self) -> list[str]:
+        notes = []
+        if self._maker.was_cut:
+            notes.append(
+                f"The search ended after {self._options.most_minutes:g} minutes, before everything"
+                " was tried; the same command with more minutes goes on."
+            )
+        if self._cache.has_reused:
+            notes.append(
+                "An earlier run of this request was continued: what it had made and measured was"
+                " not measured again. --fresh begins anew."
+            )
+        return notes
+
+
+def _open_cache(
+    baseline: Artifact, workload: Workload, feeds: Sequence[Feeds], options: QuantizeOptions
+) -> Cache:
+    """Open the cache of everything that rests on this model, these feeds and this seed."""
+    evaluation = options.feeds.evaluation
+    about = [
+        digest(baseline),
+        baseline.task,
+        digest_feeds([*feeds, *workload.check_feeds()]),
+        digest_file(evaluation) if evaluation else None,
+        [*options.feeds.feed, *options.feeds.shape],
+        options.seed,
+        options.plan.threads,
+    ]
+    return Cache.of_run(about, cache_root() / "quantize", is_fresh=options.is_fresh)
+
+
+def _write(
+    candidate: Candidate, numbers: Mapping[str, Any], output: Path, options: QuantizeOptions
+) -> None:
+    artifact = cast(Artifact, candidate.artifact)
+    evidence = Step("measure", {}, options.seed, numbers)
+    save_onnx(artifact.then(artifact.payload, evidence, stage="onnx"), output)
+
+
+def _search(options: QuantizeOptions, *, has_task: bool) -> Search:
+    """Return what is tried.
+
+    Splits aim a little higher than the budget, as predictions err. What SQNR a task's metric needs
+    is not known beforehand, so a ladder of targets is tried.
+    """
+    least_db = options.budget.least_sqnr_db if options.budget else LEAST_SQNR_DB
+    steps = TASK_STEPS_DB if has_task else (MARGIN_DB,)
+    targets = tuple(least_db + step for step in steps)
+    most_seconds = None if options.most_minutes is None else 60 * options.most_minutes
+    return Search(options.mode, has_vnni(), targets, most_seconds=most_seconds)
+
+
+def _asked(options: QuantizeOptions) -> GateOptions:
+    return GateOptions(
+        options.plan,
+        options.budget,
+        options.samples,
+        options.least_speedup,
+        options.most_bytes,
+        options.seed,
+    )
+
+
+def _given_up(artifact: Artifact) -> list[str]:
+    """Return what the passes tried and gave up, in words."""
+    notes = []
+    for step in artifact.history:
+        for name, reason in step.numbers.get("given_up", {}).items():
+            notes.append(f"{step.name}: the step {name} was left out: {reason}")
+        for part, told in step.numbers.get("scheme", {}).items():
+            notes += [
+                f"{part}: tried and given up: {reason}" for reason in told.get("given_up", ())
+            ]
+    return notes
