@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import statistics
 from dataclasses import dataclass
 from typing import Any
 
@@ -46,26 +45,14 @@ class Budget:
         """Return the default for a metric; metrics that are not known allow nothing."""
         return cls(*DEFAULTS.get(metric.split()[0], (0.0, 0.0)))
 
-    def allowed(self, quality: Quality, baseline: Quality) -> float:
+    def allowed(self, baseline: Quality) -> float:
         """Return the allowed drop in the metric's unit.
 
-        For KID never less than the standard error of the drop: a smaller one cannot be told from
-        noise.
+        For KID never less than the deviation of the baseline's own measurement: a smaller change
+        cannot be told from noise.
         """
-        noise = _drop_error(quality, baseline) if baseline.metric.startswith("KID") else 0.0
+        noise = (baseline.spread or 0.0) if baseline.metric.startswith("KID") else 0.0
         return max(self.absolute, self.share * abs(baseline.value), noise)
-
-
-def _drop_error(quality: Quality, baseline: Quality) -> float:
-    """Return the standard error of the drop from paired resamples, 0 where there are none.
-
-    Over halves of the samples, the standard deviation of a statistic is the delete-half jackknife's
-    estimate of its standard error on all of them (Shao and Wu 1989, with d = n / 2).
-    """
-    if not baseline.resamples or len(quality.resamples) != len(baseline.resamples):
-        return 0.0
-    pairs = zip(quality.resamples, baseline.resamples, strict=True)
-    return statistics.pstdev([after - before for after, before in pairs])
 
 
 @dataclass(frozen=True)
@@ -102,5 +89,5 @@ def judge_quality(quality: Quality, baseline: Quality | None, budget: Budget | N
     if baseline is None:
         least = budget.least_sqnr_db if budget else LEAST_SQNR_DB
         return Judgement(quality, None, least, quality.value >= least)
-    allowed = (budget or Budget.default_for(quality.metric)).allowed(quality, baseline)
+    allowed = (budget or Budget.default_for(quality.metric)).allowed(baseline)
     return Judgement(quality, baseline, allowed, quality.drop_from(baseline) <= allowed)

@@ -1,8 +1,9 @@
 """The candidates that compete to be the answer: FP32 cleaned, and quantized in several ways.
 
 They come in rounds, so that later ones build on what the gate found out about earlier ones: whole
-schemes first, then splits of the better ones between integers and floats at a few targets of SQNR,
-then splits at targets between the last that was outside the budget and the first within.
+schemes first, then the closest again with their accuracy repaired where they are outside the
+budget, then splits between integers and floats at a few targets of SQNR, then splits at targets
+between the last that was outside the budget and the first within.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from .gate import Candidate, Finding
 from .passes import PASSES, Context, Mode, QuantizeConfig
 from .passes.operators import RECURRENT, all_nodes, with_node_names
 from .passes.partition import Border, Operator
+from .passes.quantize.repairs import repairs
 from .passes.quantize.static import ANCHORS
 from .pipeline import run_passes
 from .refine import Sensitivity, measure_sensitivity, node_operators, splits, with_only
@@ -30,8 +32,11 @@ __all__ = ["FOLDED", "Maker", "Search"]
 
 FOLDED = "FP32, folded"
 LOWERED = "lowered"
+SPELLED = "spelled for integers"
 BETWEEN = 2  # targets tried between one outside the budget and one within, per round
 REFINING_ROUNDS = 2
+REPAIRS = 2  # variants of repair that are tried of a scheme
+REPAIRED = ("equalize", "smooth", "rounding", "correct_bias")
 MUCH_SLOWER = 0.7
 BEYOND_DB = 6.0
 CLOSE_DB = 1.0  # targets closer than this are not told apart
@@ -133,6 +138,10 @@ class Maker:
         schemes = [each for suffix, base in bases for each in self._schemes(suffix, base)]
         if schemes:
             yield [each.made for each in schemes]
+        repaired = {each.name: [*self._repaired(each)] for each in _closest(schemes, look)}
+        if any(repaired.values()):
+            yield [new.made for group in repaired.values() for new in group]
+        schemes = [_better(each, repaired.get(each.name, []), look) for each in schemes]
         splittings = [each for each in map(self._splitting, _worth(schemes, look)) if each]
         yield [new for each in splittings for new in self._splits(each, ())]
         for _ in range(1 + REFINING_ROUNDS):
@@ -155,18 +164,25 @@ class Maker:
         folded = self._passed(FOLDED, self._baseline, "fold", settings)
         if folded.artifact is None:
             return [folded], []
-        made, bases = [folded], [("", folded.artifact)]
+        made, bases = [folded], [self._spelled("", folded.artifact)]
         if _operators(folded.artifact)["ConvTranspose"]:
             floats = {"precision": "float"}
             made.append(self._passed("FP32, lowered", folded.artifact, "lower", floats))
             integers = {"precision": "integer"}
             lowered = self._passed(LOWERED, folded.artifact, "lower", integers)
             if lowered.artifact is not None:
-                bases.append((f", {LOWERED}", lowered.artifact))
+                bases.append(self._spelled(f", {LOWERED}", lowered.artifact))
         return made, bases
 
+    def _spelled(self, suffix: str, base: Artifact) -> tuple[str, Artifact]:
+        """Return a graph with its activations spelled for integers, and a suffix that says so."""
+        spelled = self._passed(SPELLED, base, "activations", {})
+        if spelled.artifact is None or not _writes_activations(spelled.artifact):
+            return suffix, base
+        return f"{suffix}, {SPELLED}", spelled.artifact
+
     def _schemes(self, suffix: str, base: Artifact) -> Iterator[_Scheme]:
-        for told, settings in self._settings(_operators(base), is_lowered=bool(suffix)):
+        for told, settings in self._settings(_operators(base), is_lowered=LOWERED in suffix):
             if self._is_late():
                 return
             name = f"INT8, {told}{suffix}"
@@ -190,6 +206,17 @@ class Maker:
             if mode != "static" and any(ops[op] for op in RECURRENT):
                 yield f"{mode}, per tensor", {"mode": mode, "per_channel": False, **common}
 
+    def _repaired(self, scheme: _Scheme) -> Iterator[_Scheme]:
+        """Yield a scheme that is outside the budget again, with its accuracy repaired."""
+        config = QuantizeConfig(**scheme.settings)
+        for variant in repairs(scheme.base.payload, config)[:REPAIRS]:
+            if self._is_late():
+                return
+            told = "repaired" if variant.smooth is None else "smoothed and repaired"
+            name, settings = f"{scheme.name}, {told}", variant.model_dump()
+            made = self._passed(name, scheme.base, "quantize", settings)
+            yield _Scheme(name, scheme.base, settings, made)
+
     def _splitting(self, scheme: _Scheme) -> _Splitting | None:
         """Measure what nodes cost in both forms."""
         meter = self._context.meter
@@ -206,7 +233,9 @@ class Maker:
 
     def _harm(self, scheme: _Scheme) -> Sensitivity:
         """Return the noise of each node; what was measured before the run was killed is kept."""
-        config = QuantizeConfig(**scheme.settings)
+        # Repairs are fitted to the whole: for every node alone they would be fitted again.
+        plain = {name: value for name, value in scheme.settings.items() if name not in REPAIRED}
+        config = QuantizeConfig(**plain)
         about = ["harm", digest(scheme.base), config.model_dump(mode="json")]
         most = min(self._search.sensitivity_seconds, self._deadline - time.monotonic())
         return measure_sensitivity(
@@ -231,7 +260,12 @@ class Maker:
                 continue
             splitting.targets[name] = -math.inf if target is None else target
             config = with_only(QuantizeConfig(**scheme.settings), split.integer)
-            yield self._passed(name, scheme.base, "quantize", config.model_dump())
+            made = self._passed(name, scheme.base, "quantize", config.model_dump())
+            if made.artifact is not None and _writes_activations(scheme.base):
+                # What stays float is faster in the spelling that ONNX Runtime joins with a Conv.
+                floats = self._passed(name, made.artifact, "activations", {"spelling": "float"})
+                made = made if floats.artifact is None else floats
+            yield made
 
     def _targets(self, splitting: _Splitting, look: Look) -> tuple[float, ...]:
         """Return the ladder at first, then targets between the last outside and the first within.
@@ -268,25 +302,33 @@ class Maker:
         return _attempt(name, lambda: self._cache.artifact(before, about, run))
 
 
-def _worth(schemes: list[_Scheme], look: Look) -> list[_Scheme]:
-    """Return the static schemes worth splitting: of each graph the one closest to FP32.
-
-    A graph whose schemes are all much slower than another's is left out.
-    """
+def _closest(schemes: list[_Scheme], look: Look) -> list[_Scheme]:
+    """Return by graph the scheme closest to FP32, where it is outside the budget all the same."""
     best: dict[int, _Scheme] = {}
-    for each in schemes:
-        if look(each.name).quick is None or not each.is_static:
-            continue
+    for each in _worth(schemes, look):
         known = best.setdefault(id(each.base), each)
         if _closeness(each, look) > _closeness(known, look):
             best[id(each.base)] = each
-    fastest = max((_speed(each, look) for each in best.values()), default=0.0)
-    return [each for each in best.values() if _speed(each, look) > MUCH_SLOWER * fastest]
+    return [each for each in best.values() if look(each.name).is_outside]
+
+
+def _better(scheme: _Scheme, repaired: list[_Scheme], look: Look) -> _Scheme:
+    """Return the closest of the repaired forms where that is worth it, else the scheme itself."""
+    best = max(repaired, key=lambda each: _closeness(each, look), default=scheme)
+    gain_db = _closeness(best, look) - _closeness(scheme, look)
+    return best if gain_db > CLOSE_DB else scheme
 
 
 def _closeness(scheme: _Scheme, look: Look) -> float:
     agreement = look(scheme.name).agreement_db
     return -math.inf if agreement is None else agreement
+
+
+def _worth(schemes: list[_Scheme], look: Look) -> list[_Scheme]:
+    """Return the static schemes worth splitting: those not much slower than the fastest."""
+    static = [each for each in schemes if each.is_static and look(each.name).quick is not None]
+    fastest = max((_speed(each, look) for each in static), default=0.0)
+    return [each for each in static if _speed(each, look) > MUCH_SLOWER * fastest]
 
 
 def _speed(scheme: _Scheme, look: Look) -> float:
@@ -299,6 +341,12 @@ def _told(target: float | None, harm: Sensitivity | None) -> str:
     if harm is None or not harm.skipped:
         return told
     return f"{told} ({len(harm.skipped)} nodes not measured)"
+
+
+def _writes_activations(artifact: Artifact) -> bool:
+    """Whether a graph has activations that were spelled for integers."""
+    steps = [each for each in artifact.history if each.name == "activations"]
+    return any(each.numbers.get("written", 0) for each in steps)
 
 
 def _attempt(name: str, make: Callable[[], Artifact]) -> Candidate:

@@ -34,6 +34,7 @@ from .workload import Workload
 __all__ = ["Candidate", "Finding", "Gate", "GateOptions", "Gated"]
 
 FINALISTS = 3
+NEAR_DB = 1.0  # how exactly SQNR ranks the harm that schemes do to a task's metric
 # Where nothing is faster, a file of at most this share of the size is worth having if the interval
 # of its speed-up lies above this.
 SMALLER = 0.9
@@ -212,7 +213,7 @@ class Gate:
             within += not finding.reason
 
     def _looked_at(self, finding: Finding) -> Finding:
-        """Judge a candidate unless one that is closer to FP32 was outside the budget."""
+        """Judge a candidate unless one that is clearly closer to FP32 was outside the budget."""
         failed_db = max(
             (
                 each.agreement_db
@@ -221,7 +222,7 @@ class Gate:
             ),
             default=-math.inf,
         )
-        if finding.agreement_db is not None and finding.agreement_db <= failed_db:
+        if finding.agreement_db is not None and finding.agreement_db <= failed_db - NEAR_DB:
             return replace(finding, reason=_further(finding, failed_db), is_outside=True)
         return self._validated(finding, self._by_name[finding.name])
 

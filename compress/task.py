@@ -107,8 +107,6 @@ class Quality:
         samples: number of samples (images, characters) behind the value.
         split: the data split that it was measured on, or how the feeds were made.
         spread: standard deviation of the value over resamples, where one is known.
-        resamples: the value on halves of the samples drawn at random; another runner's on the same
-            samples, seed and split has the same halves. Empty where there are none.
         details: further numbers by name (JSON types only), most of them a `MeasureDocument`.
     """
 
@@ -119,7 +117,6 @@ class Quality:
     split: str
     spread: float | None = None
     details: Mapping[str, Any] = field(default_factory=dict)
-    resamples: tuple[float, ...] = ()
 
     def drop_from(self, baseline: Quality) -> float:
         """Return by how much this is worse than `baseline`, in the metric's unit; < 0 is better."""

@@ -204,12 +204,12 @@ def test_what_is_further_from_fp32_than_one_outside_the_budget_is_not_judged(jud
     rivals = {
         "FP32": Rival(1.0),
         "bad": Rival(0.3, quality=50.0, db=20.0),
-        "worse": Rival(0.4, db=19.0),
+        "worse": Rival(0.4, db=18.0),
         "good": Rival(0.5, db=21.0),
     }
     found, told, workload = judged(rivals)
     assert found.winner.name == "good"
-    assert "19.0 dB to FP32, and one with 20.0 dB was outside" in told["worse"].reason
+    assert "18.0 dB to FP32, and one with 20.0 dB was outside" in told["worse"].reason
     assert ("worse", "validation") not in workload.asked
 
 

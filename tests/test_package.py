@@ -61,20 +61,23 @@ FLOORS = {
     # Both commands in `bench` call the library as a user does, so they stand beside the CLI.
     1: ["compress/cli", "bench/error_rates.py", "bench/peers"],
     2: [
-        f"compress/{n}.py"
-        for n in (
-            "api",
-            "bench_result",
-            "benching",
-            "cache",
-            "candidates",
-            "gate",
-            "pipeline",
-            "quantizing",
-            "refine",
-            "replay",
-            "workload",
-        )
+        "compress/analysis",
+        *(
+            f"compress/{n}.py"
+            for n in (
+                "api",
+                "bench_result",
+                "benching",
+                "cache",
+                "candidates",
+                "gate",
+                "pipeline",
+                "quantizing",
+                "refine",
+                "replay",
+                "workload",
+            )
+        ),
     ],
     3: ["bench", "models", "compress/loading.py"],
     4: ["compress/passes", "compress/engines"],

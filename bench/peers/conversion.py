@@ -16,8 +16,8 @@ import traceback
 from dataclasses import dataclass
 from pathlib import Path
 
-from aigc_compress.quantizing import QuantizeOptions
 from aigc_compress.errors import AigcCompressError, PassError, first_line
+from aigc_compress.quantizing import QuantizeOptions
 from aigc_compress.task import Feeds
 
 __all__ = ["Job", "convert_apart", "one_line"]

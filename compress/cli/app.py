@@ -14,6 +14,7 @@ from aigc_compress import __version__
 from aigc_compress.console import say
 from aigc_compress.errors import AigcCompressError, NotOnThisMachineError, StoppedError
 
+from .analyze import analyze
 from .bench import bench
 from .doctor import doctor
 from .export import export
@@ -32,7 +33,7 @@ Exit codes: 0 good, 1 the work failed, 2 used wrongly, 3 not on this machine, 13
 """
 
 app = typer.Typer(help=HELP, no_args_is_help=True, pretty_exceptions_enable=False)
-for _verb in (fetch, info, export, quantize, bench, report, sample, train, doctor):
+for _verb in (fetch, info, export, quantize, analyze, bench, report, sample, train, doctor):
     app.command()(_verb)
 
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from .activations import ActivationsConfig, ActivationsPass
+from .autotune import AutotuneConfig, AutotunePass
 from .base import Context, Pass
 from .export import ExportConfig, ExportPass
 from .fold import FoldConfig, FoldPass
@@ -13,6 +15,8 @@ from .transposed import LowerConfig, LowerPass
 
 __all__ = [
     "PASSES",
+    "ActivationsConfig",
+    "AutotuneConfig",
     "Context",
     "ExportConfig",
     "FoldConfig",
@@ -23,5 +27,13 @@ __all__ = [
 ]
 
 PASSES: Mapping[str, Any] = {
-    each.name: each for each in (ExportPass(), FoldPass(), LowerPass(), QuantizePass())
+    each.name: each
+    for each in (
+        ActivationsPass(),
+        AutotunePass(),
+        ExportPass(),
+        FoldPass(),
+        LowerPass(),
+        QuantizePass(),
+    )
 }

@@ -6,7 +6,7 @@ import contextlib
 import io
 import logging
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -14,7 +14,7 @@ from pydantic import BaseModel
 
 from aigc_compress.artifact import Artifact
 from aigc_compress.meter import Meter
-from aigc_compress.task import Feeds, OnStep
+from aigc_compress.task import Feeds, OnStep, Runner
 
 __all__ = ["Context", "Pass", "quiet_library"]
 
@@ -33,6 +33,7 @@ class Context:
         on_step: called with (done, total) on long work.
         meter: what tells a pass which of several graphs is the fastest; None: nothing does.
         kept: what passes found out and later candidates can use again, by key.
+        score: how good a runner's outputs are, higher is better; None: SQNR against FP32 counts.
     """
 
     check_feeds: tuple[Feeds, ...]
@@ -41,6 +42,7 @@ class Context:
     on_step: OnStep = field(default=_quiet)
     meter: Meter | None = None
     kept: dict[str, Any] = field(default_factory=dict)
+    score: Callable[[Runner], float] | None = None
 
 
 class Pass(Protocol):

@@ -10,7 +10,6 @@ channel c before and behind (eq. 11), repeated over all pairs until nothing chan
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -19,7 +18,17 @@ from numpy.typing import NDArray
 from onnx import ModelProto
 
 from .folding.affine import Affine
-from .folding.linear import LINEAR, Linear, read_linear
+from .folding.linear import Linear
+from .layers import (
+    POINTWISE,
+    POOLS,
+    STANDARD,
+    input_sizes,
+    layers_in,
+    name_of,
+    output_sizes,
+    write_layer,
+)
 
 if TYPE_CHECKING:
     import onnx_ir as ir
@@ -28,10 +37,6 @@ __all__ = ["equalize"]
 
 Floats = NDArray[np.float64]
 
-# Operators with f(s x) = s f(x) for s > 0; the pools work on each channel at axis 1.
-POINTWISE = ("LeakyRelu", "Relu")
-POOLS = ("AveragePool", "GlobalAveragePool", "GlobalMaxPool", "MaxPool")
-STANDARD = ("", "ai.onnx")
 ENOUGH = 1.005  # a round that changes no channel by more is the last
 ROUNDS = 50
 
@@ -63,9 +68,9 @@ def equalize(
         if max(changes, default=1.0) < ENOUGH:
             break
     for node in dict.fromkeys(each for link in links for each in (link.first, link.second)):
-        _store(node, layers[node])
+        write_layer(node, layers[node])
     told = {
-        f"{_name(link.first)} -> {_name(link.second)}": {
+        f"{name_of(link.first)} -> {name_of(link.second)}": {
             "least": float(link.factors.min()),
             "greatest": float(link.factors.max()),
         }
@@ -85,27 +90,13 @@ class _Link:
 
 def _links(graph: ir.Graph) -> tuple[list[_Link], dict[ir.Node, Linear]]:
     """Return the pairs of layers that can be balanced, and the arithmetic of all layers."""
-    layers = {node: linear for node in graph for linear in _layer(node)}
+    layers = layers_in(graph)
     links = []
     for first, linear in layers.items():
         second = _next_layer(graph, first, pools=linear.axis == 1)
         if second in layers and layers[second].inputs == linear.outputs:
             links.append(_Link(first, second, np.ones(linear.outputs.channels)))
     return links, layers
-
-
-def _layer(node: ir.Node) -> Iterator[Linear]:
-    """Yield the arithmetic of a node, if it is a layer of float32."""
-    import onnx_ir as ir
-
-    if node.op_type not in LINEAR or node.domain not in STANDARD:
-        return
-    linear = read_linear(node)
-    weights = node.inputs[1]
-    assert weights is not None
-    is_single = weights.const_value is not None and weights.const_value.dtype == ir.DataType.FLOAT
-    if linear is not None and is_single:
-        yield linear
 
 
 def _next_layer(graph: ir.Graph, node: ir.Node, *, pools: bool) -> ir.Node | None:
@@ -126,7 +117,7 @@ def _next_layer(graph: ir.Graph, node: ir.Node, *, pools: bool) -> ir.Node | Non
 def _balance(link: _Link, layers: dict[ir.Node, Linear], most: float) -> float:
     """Balance one pair, in place; return by what factor the channel changed that changed most."""
     first, second = layers[link.first], layers[link.second]
-    before, behind = _output_sizes(first), _input_sizes(second)
+    before, behind = output_sizes(first), input_sizes(second)
     is_used = (before > 0) & (behind > 0)
     ratio = np.divide(before, behind, out=np.ones_like(before), where=is_used)
     factors = np.clip(link.factors * np.sqrt(ratio), 1 / most, most)
@@ -137,50 +128,3 @@ def _balance(link: _Link, layers: dict[ir.Node, Linear], most: float) -> float:
     layers[link.first], layers[link.second] = first.then(Affine(1 / change, nothing)), scaled
     link.factors = factors
     return float(np.exp(np.abs(np.log(change)).max()))
-
-
-def _output_sizes(linear: Linear) -> Floats:
-    """Return the largest magnitude of the weights that make each output channel."""
-    return _sizes(linear.weights, 1 if linear.outputs_first else 2)
-
-
-def _input_sizes(linear: Linear) -> Floats:
-    """Return the largest magnitude of the weights that read each input channel."""
-    return _sizes(linear.weights, 2 if linear.outputs_first else 1)
-
-
-def _sizes(weights: Floats, axis: int) -> Floats:
-    others = tuple(each for each in range(1, weights.ndim) if each != axis)
-    largest: Floats = np.abs(weights).max(axis=others)
-    return largest.ravel()
-
-
-def _store(node: ir.Node, linear: Linear) -> None:
-    """Write weights and bias into a node, in place; Gemm's beta is in the bias already."""
-    _replace(node, 1, linear.weights.reshape(linear.shape))
-    if linear.bias is not None:
-        _replace(node, 2, linear.bias)
-        node.attributes.pop("beta", None)
-
-
-def _replace(node: ir.Node, index: int, table: Floats) -> None:
-    """Give a node another constant, in place; others that read the old one keep it."""
-    import onnx_ir as ir
-
-    old, tensor = node.inputs[index], ir.tensor(table.astype(np.float32))
-    assert old is not None
-    assert isinstance(node.graph, ir.Graph)
-    name = f"{old.name}_of_{node.outputs[0].name}"
-    while name in node.graph.initializers:
-        name += "_"
-    if len(old.uses()) == 1 and not old.is_graph_output() and old.is_initializer():
-        name = str(old.name)
-        del node.graph.initializers[name]
-    new = ir.Value(name=name, type=ir.TensorType(tensor.dtype), shape=ir.Shape(table.shape))
-    new.const_value = tensor
-    node.graph.register_initializer(new)
-    node.replace_input_with(index, new)
-
-
-def _name(node: ir.Node) -> str:
-    return str(node.name or node.outputs[0].name)

@@ -17,6 +17,7 @@ from aigc_compress.errors import PassError, first_line
 from aigc_compress.task import Feeds
 
 from .base import Context, quiet_library
+from .operators import all_nodes
 
 __all__ = ["ExportConfig", "ExportPass", "example_arguments", "export_graph"]
 
@@ -80,6 +81,7 @@ def export_graph(
     _name_axes(model, config.dynamic_axes)
     _mark_dynamic_outputs(model, references, feeds, config.dynamic_axes)
     _require_dynamic(model, config.dynamic_axes)
+    _drop_traces(model)
     return model
 
 
@@ -183,6 +185,15 @@ def _require_dynamic(model: ModelProto, axes: Mapping[str, Mapping[int, str]]) -
                 raise PassError(
                     f"The export froze axis {axis} ({name}) of {value.name} at {dim.dim_value}."
                 )
+
+
+def _drop_traces(model: ModelProto) -> None:
+    """Drop torch's notes at every node.
+
+    They hold source lines with paths of this machine, and counters that rise with every export.
+    """
+    for node in all_nodes(model.graph):
+        del node.metadata_props[:]
 
 
 def _compare(

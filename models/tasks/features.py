@@ -90,10 +90,10 @@ def _kid(drawn: Tensor, real: Tensor, seed: int) -> Distance:
     random = torch.Generator().manual_seed(seed)
     found = []
     for _ in range(SUBSETS):
-        halves = [
+        first, second = (
             each[torch.randperm(len(each), generator=random)[:size]] for each in (real, drawn)
-        ]
-        found.append(1e3 * float(poly_mmd(*halves)))
+        )
+        found.append(1e3 * float(poly_mmd(first, second)))
     return Distance(tuple(found))
 
 

@@ -82,8 +82,7 @@ class DrawClothes:
 
             details |= compare_images(_draw(reference, latents[:count]), images[:count])
         metric = "KID x1e3 (reference CNN)"
-        about = metric, found.value, False, count, split, found.spread
-        return Quality(*about, details, found.resamples)
+        return Quality(metric, found.value, False, count, split, found.spread, details)
 
     def exhibit(self, runner: Runner, *, seed: int = 0) -> Exhibit | None:
         """Draw a grid of 64 images; None where the runner gives no grey images."""

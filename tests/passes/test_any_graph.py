@@ -5,7 +5,7 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper, parser
 
-from aigc_compress import api
+from aigc_compress import quantizing
 from aigc_compress.artifact import Artifact, read_onnx
 from aigc_compress.bench.latency import LatencyPlan
 from aigc_compress.closeness import lowest_agreement_db
@@ -349,9 +349,9 @@ def test_a_graph_whose_weights_lie_in_a_file_beside_it_is_folded(tmp_path):
 def test_quantizing_works_or_tells_why_not_in_one_line(name, tmp_path):
     source, output = tmp_path / "g.onnx", tmp_path / "int8.onnx"
     onnx.save(GRAPHS[name](), source)
-    options = api.QuantizeOptions(plan=QUICK, samples=2)
+    options = quantizing.QuantizeOptions(plan=QUICK, samples=2)
     try:
-        api.quantize(source, output, options)
+        quantizing.quantize(source, output, options)
     except AigcCompressError as refusal:
         told = str(refusal)
     else:

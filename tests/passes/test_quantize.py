@@ -6,7 +6,7 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from aigc_compress.artifact import Artifact
-from aigc_compress.closeness import sqnr_db
+from aigc_compress.closeness import lowest_agreement_db, sqnr_db
 from aigc_compress.engines.ort import OrtSession
 from aigc_compress.errors import PassError
 from aigc_compress.passes import Context, QuantizeConfig
@@ -255,3 +255,25 @@ def test_fold_does_not_store_large_computed_constants():
     before = model(nodes, [shape], ["N", 3, 1, 1])
     after = FoldPass().run(before, FoldConfig(), context(1, 3, 1, 1))
     assert after.payload.ByteSize() < 10_000
+
+
+def test_a_relu_that_an_inner_graph_reads_stays():
+    text = """<ir_version: 8, opset_import: ["" : 17]>
+    g (float[1,3,8,8] x, bool b) => (float[1,4,8,8] y) {
+      c = Conv<pads = [1, 1, 1, 1]>(x, w)  r = Relu(c)  d = Conv<pads = [1, 1, 1, 1]>(r, v)
+      y = If (b) <then_branch = t () => (float[1,4,8,8] p) { p = Add(r, d) },
+                  else_branch = e () => (float[1,4,8,8] q) { q = Identity(r) }> }"""
+    model = onnx.parser.parse_model(text)
+    rng = np.random.default_rng(0)
+    for name, width in (("w", 3), ("v", 4)):
+        values = rng.normal(size=(4, width, 3, 3)).astype(np.float32)
+        model.graph.initializer.append(numpy_helper.from_array(values, name))
+    feeds = [
+        {"x": rng.normal(size=(1, 3, 8, 8)).astype(np.float32), "b": np.array(bit)}
+        for bit in (True, False)
+    ]
+    context = Context(tuple(feeds), tuple(feeds))
+    made = QuantizePass().run(Artifact("onnx", model), QuantizeConfig(mode="static"), context)
+    wanted = [OrtSession(Artifact("onnx", model), threads=1).run(each) for each in feeds]
+    found = [OrtSession(made, threads=1).run(each) for each in feeds]
+    assert lowest_agreement_db(wanted, found) > 20.0

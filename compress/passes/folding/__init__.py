@@ -1,6 +1,7 @@
 """The rewrites of the fold pass: each takes a graph and returns it with a count of what it did."""
 
 from .absorb import absorb_affine, absorb_batch_norm
+from .activations import name_activations
 from .constants import fold_constants, inline_functions
 from .dequantize import fold_dequantized
 from .shapes import store_shapes
@@ -21,6 +22,7 @@ __all__ = [
     "fold_dequantized",
     "inline_functions",
     "make_weights_constant",
+    "name_activations",
     "raise_opset",
     "rewrite_with_onnxruntime",
     "rewrite_with_onnxscript",

@@ -51,3 +51,22 @@ class QuantizeConfig(BaseModel):
         default=None,
         description="names of the nodes that static mode makes integer; none: all that can be",
     )
+    equalize: bool = Field(
+        default=False,
+        description="balance the weights of layers that follow each other; helps most where"
+        " weights have one scale per tensor",
+    )
+    smooth: float | None = Field(
+        default=None,
+        ge=0,
+        le=1,
+        description="alpha of SmoothQuant: the share of the channels' difference in size that goes"
+        " from activations to weights; 0.5 is usual, none: nothing goes",
+    )
+    rounding: Literal["nearest", "adaptive"] = Field(
+        default="nearest",
+        description="adaptive: weights go up or down so that a layer's outputs come closest",
+    )
+    correct_bias: bool = Field(
+        default=False, description="shift biases by the mean error of their channel"
+    )

@@ -25,6 +25,7 @@ from aigc_compress.passes.operators import (
 
 from .config import Mode, QuantizeConfig
 from .dynamic import quantize_dynamic
+from .repairs import asked
 from .static import quantize_static
 from .stored import store_weights
 
@@ -49,7 +50,9 @@ class QuantizePass:
         before = Counter(node.op_type for node in all_nodes(model.graph))
         _refuse_quantized(before)
         scheme: dict[str, Any] = {}
-        for part in _parts(model, before, config.mode):
+        parts = _parts(model, before, config.mode)
+        _require_static(parts, config)
+        for part in parts:
             model, told = part(model, config, context)
             scheme.update(told)
         operators = operators_at_run_time(model, artifact.payload)
@@ -81,6 +84,15 @@ def _refuse_quantized(before: Counter[str]) -> None:
         raise PassError(
             f"The graph is quantized already: it holds {', '.join(found)}."
             " Quantize the floating-point model that it was made from."
+        )
+
+
+def _require_static(parts: list[Part], config: QuantizeConfig) -> None:
+    """Refuse repairs that would be passed over in silence."""
+    if asked(config) and quantize_static not in parts:
+        raise PassError(
+            f"{', '.join(asked(config))} repair static quantization, and mode {config.mode!r}"
+            " makes nothing static in this graph. Drop them, or try mode 'static'."
         )
 
 

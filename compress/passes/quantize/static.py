@@ -9,15 +9,16 @@ import hashlib
 from collections.abc import Mapping
 from typing import Any, cast
 
-from onnx import ModelProto
+from onnx import ModelProto, NodeProto
 
 from aigc_compress.errors import PassError
 from aigc_compress.passes.base import Context
-from aigc_compress.passes.operators import with_node_names
+from aigc_compress.passes.operators import all_nodes, with_node_names
 from aigc_compress.passes.ranges import Range, calibrate, choose_ranges, to_tensors_data
 
 from .config import QuantizeConfig
 from .dynamic import weights_told
+from .repairs import repair_floats, repair_integers, without_effect
 from .tools import first_that_works
 
 __all__ = ["ANCHORS", "FOLLOWERS", "integer_region", "quantize_static"]
@@ -29,7 +30,9 @@ FOLLOWERS = (
     "AveragePool",
     "Clip",
     "Concat",
+    "DepthToSpace",
     "Flatten",
+    "Gather",
     "GlobalAveragePool",
     "LeakyRelu",
     "MaxPool",
@@ -38,6 +41,7 @@ FOLLOWERS = (
     "Reshape",
     "Resize",
     "Sigmoid",
+    "Slice",
     "Softmax",
     "Split",
     "Squeeze",
@@ -63,7 +67,7 @@ def quantize_static(
     """
     if not context.calibration:
         raise PassError("Static quantization needs calibration feeds, and there are none.")
-    named = with_node_names(model)
+    named, repaired = repair_floats(with_node_names(model), config, context)
     region = integer_region(named, config.keep_float) if config.only is None else [*config.only]
     present = {node.op_type for node in model.graph.node}
     anchors = [op for op in ANCHORS if op in present]
@@ -84,13 +88,17 @@ def quantize_static(
         named,
         attempts,
     )
+    quantized, mended = repair_integers(named, quantized, config, context)
+    repaired |= mended
     told = {
         "activations": _activations_told(config),
         "weights": weights_told(config, per_channel=used["per_channel"]),
         "operators": anchors,
         "calibration_sets": len(context.calibration),
-        "given_up": given_up,
+        "given_up": [*given_up, *without_effect(repaired)],
     }
+    if repaired:
+        told["repairs"] = repaired
     return quantized, {"static": told}
 
 
@@ -104,13 +112,20 @@ def integer_region(model: ModelProto, keep_float: tuple[str, ...] = ()) -> list[
     names = []
     for node in model.graph.node:  # topologically sorted, as ONNX demands
         activations = [name for name in node.input if name and name not in constants]
-        follows = bool(activations) and integers.issuperset(activations)
+        can_follow = node.op_type in FOLLOWERS and not _interpolates(node)
+        follows = can_follow and bool(activations) and integers.issuperset(activations)
         if node.name in keep_float:
             continue
-        if node.op_type in ANCHORS or (node.op_type in FOLLOWERS and follows):
+        if node.op_type in ANCHORS or follows:
             names.append(node.name)
             integers.update(node.output)
     return names
+
+
+def _interpolates(node: NodeProto) -> bool:
+    """Whether a node is a Resize that makes new values, which ONNX Runtime does on floats."""
+    given = {each.name: each.s for each in node.attribute if each.name == "mode"}
+    return node.op_type == "Resize" and given.get("mode", b"nearest") != b"nearest"
 
 
 def _ranges(model: ModelProto, config: QuantizeConfig, context: Context) -> Mapping[str, Range]:
@@ -169,11 +184,25 @@ def _with_borders(
         region,
         [],
         [*ANCHORS, *FOLLOWERS],
-        {"ActivationSymmetric": config.activations == "int8", **extra},
+        {
+            "ActivationSymmetric": config.activations == "int8",
+            # The tool drops a Relu that ranges make superfluous, though an inner graph reads it.
+            "QDQKeepRemovableActivations": _is_read_inside(model),
+            **extra,
+        },
     )
     quantizer.quantize_model()
     quantized: ModelProto = quantizer.model.model
     return quantized
+
+
+def _is_read_inside(model: ModelProto) -> bool:
+    """Whether a graph inside an If, Loop or Scan reads a Clip or Relu of the main graph."""
+    top = {name for node in model.graph.node for name in node.output}
+    inner = (node for node in all_nodes(model.graph) if top.isdisjoint(node.output))
+    read = {name for node in inner for name in node.input}
+    made = {n for node in model.graph.node if node.op_type in ("Clip", "Relu") for n in node.output}
+    return not read.isdisjoint(made)
 
 
 def _activations_told(config: QuantizeConfig) -> str:
