@@ -19,7 +19,7 @@ __all__ = ["analyze"]
 
 
 def analyze(
-    model: Annotated[str, typer.Argument(help="gan, cnn, rnn, a .pt or an .onnx file")],
+    model: Annotated[str, typer.Argument(help="gan, cnn, rnn, rnn-gru, a .pt or an .onnx file")],
     output: Annotated[
         Path | None, typer.Option("-o", "--output", help=".html page with a heat map [none]")
     ] = None,
