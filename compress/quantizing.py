@@ -58,7 +58,7 @@ class QuantizeOptions:
     most_bytes: int | None = None
     seed: int = 0
     plan: LatencyPlan = field(default_factory=LatencyPlan)
-    most_minutes: float | None = None
+    most_minutes: float | None = 20.0
     is_fresh: bool = False
 
 

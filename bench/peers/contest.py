@@ -268,7 +268,11 @@ class _Contest:
             evaluation=feeds.evaluation and feeds.evaluation.resolve(),
         )
         return QuantizeOptions(
-            feeds=absolute, samples=options.samples, seed=options.seed, plan=options.plan
+            feeds=absolute,
+            samples=options.samples,
+            seed=options.seed,
+            plan=options.plan,
+            is_fresh=True,  # a comparison measures, whatever was measured before
         )
 
 

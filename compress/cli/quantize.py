@@ -48,9 +48,9 @@ def quantize(
     ] = None,
     samples: common.Samples = None,
     max_minutes: Annotated[
-        float | None,
-        typer.Option(min=0.0, help="time for the search; the contest comes on top [no limit]"),
-    ] = None,
+        float,
+        typer.Option(min=0.0, help="time for the search; the final contest comes on top"),
+    ] = 20.0,
     fresh: Annotated[
         bool, typer.Option("--fresh", help="measure again what an earlier run has measured")
     ] = False,
