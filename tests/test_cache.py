@@ -28,7 +28,7 @@ def timing():
     ("kind", "value"),
     [
         (dict[str, float], {"a": 0.1, "b": float("inf")}),
-        (Quality, Quality("KID", 3.2, False, 10, "test", 0.1, {"more": {"low": 1.0}}, (1.0, 2.0))),
+        (Quality, Quality("KID", 3.2, False, 10, "test", 0.1, {"more": {"low": 1.0}})),
         (Contest, Contest((timing(), timing()), "out of time", 0.96, 3)),
     ],
 )
