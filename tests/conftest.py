@@ -23,7 +23,12 @@ TINY = {
     "gan": GanConfig(latent=4, widths=(4, 4, 4)),
     "rnn": RnnConfig(alphabet="\n In the beginning", layers=1, hidden=4, embedding=4),
 }
-CLI = [sys.executable, "-c", "from aigc_compress.cli import main; main()"]
+# Where tests run in the background of a shell, SIGINT is ignored, and processes inherit that.
+CODE = """import signal
+signal.signal(signal.SIGINT, signal.default_int_handler)
+from aigc_compress.cli import main
+main()"""
+CLI = [sys.executable, "-c", CODE]
 
 
 class Ending(NamedTuple):
