@@ -22,7 +22,7 @@ from .gate import Candidate, Finding
 from .passes import PASSES, Context, Mode, QuantizeConfig
 from .passes.operators import RECURRENT, all_nodes, with_node_names
 from .passes.partition import Border, Operator
-from .passes.quantize.repairs import repairs
+from .passes.quantize.repairs import repairs, unrepaired
 from .passes.quantize.static import ANCHORS
 from .pipeline import run_passes
 from .refine import Sensitivity, measure_sensitivity, node_operators, splits, with_only
@@ -36,7 +36,6 @@ SPELLED = "spelled for integers"
 BETWEEN = 2  # targets tried between one outside the budget and one within, per round
 REFINING_ROUNDS = 2
 REPAIRS = 2  # variants of repair that are tried of a scheme
-REPAIRED = ("equalize", "smooth", "rounding", "correct_bias")
 MUCH_SLOWER = 0.7
 BEYOND_DB = 6.0
 CLOSE_DB = 1.0  # targets closer than this are not told apart
@@ -99,7 +98,12 @@ class _Splitting:
 
 
 class Maker:
-    """Makes candidates round by round."""
+    """Makes candidates round by round.
+
+    Attributes:
+        was_cut: whether the time was up before everything was tried.
+        notes: what the user should know about what was not tried.
+    """
 
     def __init__(
         self,
@@ -126,6 +130,7 @@ class Maker:
         if search.most_seconds is not None:
             self._deadline = time.monotonic() + search.most_seconds
         self.was_cut = False
+        self.notes: list[str] = []
 
     def rounds(self, look: Look) -> Iterator[list[Candidate]]:
         """Yield candidates in rounds; one that cannot be made says why in its place.
@@ -170,14 +175,19 @@ class Maker:
             made.append(self._passed("FP32, lowered", folded.artifact, "lower", floats))
             integers = {"precision": "integer"}
             lowered = self._passed(LOWERED, folded.artifact, "lower", integers)
-            if lowered.artifact is not None:
+            if lowered.artifact is None:
+                self.notes.append(f"ConvTranspose was not lowered for integers: {lowered.failure}")
+            else:
                 bases.append(self._spelled(f", {LOWERED}", lowered.artifact))
         return made, bases
 
     def _spelled(self, suffix: str, base: Artifact) -> tuple[str, Artifact]:
         """Return a graph with its activations spelled for integers, and a suffix that says so."""
         spelled = self._passed(SPELLED, base, "activations", {})
-        if spelled.artifact is None or not _writes_activations(spelled.artifact):
+        if spelled.artifact is None:
+            self.notes.append(f"Activations were not spelled for integers: {spelled.failure}")
+            return suffix, base
+        if not _writes_activations(spelled.artifact):
             return suffix, base
         return f"{suffix}, {SPELLED}", spelled.artifact
 
@@ -227,15 +237,15 @@ class Maker:
             operators, borders = node_operators(graph, whole, meter, self._feeds)
         except StoppedError:
             raise
-        except AigcCompressError:  # it cannot be profiled, so the whole scheme stands alone
+        except AigcCompressError as error:  # the whole scheme stands alone
+            self.notes.append(f"{scheme.name} was not split: {first_line(error)}")
             return None
         return _Splitting(scheme, operators, borders, {scheme.name: -math.inf})
 
     def _harm(self, scheme: _Scheme) -> Sensitivity:
         """Return the noise of each node; what was measured before the run was killed is kept."""
         # Repairs are fitted to the whole: for every node alone they would be fitted again.
-        plain = {name: value for name, value in scheme.settings.items() if name not in REPAIRED}
-        config = QuantizeConfig(**plain)
+        config = unrepaired(QuantizeConfig(**scheme.settings))
         about = ["harm", digest(scheme.base), config.model_dump(mode="json")]
         most = min(self._search.sensitivity_seconds, self._deadline - time.monotonic())
         return measure_sensitivity(

@@ -241,7 +241,7 @@ class _Quantization:
         return result
 
     def _notes(self) -> list[str]:
-        notes = []
+        notes = [*self._maker.notes]
         if self._maker.was_cut:
             notes.append(
                 f"The search ended after {self._options.most_minutes:g} minutes, before everything"

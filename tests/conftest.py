@@ -13,6 +13,7 @@ from onnx import parser
 
 from aigc_compress.checkpoint import Checkpoint, write_checkpoint
 from aigc_compress.cli import app
+from aigc_compress.meter import NodeTime
 from aigc_compress.models.cnn import CnnConfig
 from aigc_compress.models.gan import GanConfig
 from aigc_compress.models.registry import KINDS
@@ -29,6 +30,19 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 from aigc_compress.cli import main
 main()"""
 CLI = [sys.executable, "-c", CODE]
+
+
+class RuleMeter:
+    """Profiles by rule: floats take 1 ms, integers 0.25 ms, borders 1 ns per element."""
+
+    def profile(self, artifact, feeds):
+        told = {}
+        for node in artifact.payload.graph.node:
+            is_border = node.op_type in ("QuantizeLinear", "DequantizeLinear")
+            is_integer = "Linear_Output" in " ".join(node.input) and not is_border
+            ms = 1e-4 if is_border else 0.25 if is_integer else 1.0
+            told[node.output[0]] = NodeTime(node.op_type, ms, 100)
+        return told
 
 
 class Ending(NamedTuple):

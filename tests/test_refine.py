@@ -1,8 +1,8 @@
 import numpy as np
 import pytest
+from conftest import RuleMeter
 from onnx import TensorProto, helper, numpy_helper
 
-from aigc_compress.meter import NodeTime
 from aigc_compress.passes import Context, QuantizeConfig
 from aigc_compress.passes.operators import with_node_names
 from aigc_compress.passes.partition import Border, Operator
@@ -97,24 +97,11 @@ def test_without_harm_there_is_the_fastest_split_alone():
     assert split.milliseconds == pytest.approx(0.5 + 0.2 + 0.9 + 0.02)
 
 
-class FakeMeter:
-    """Profiles by rule: floats take 1 ms, integers 0.25 ms, borders 1 ns per element."""
-
-    def profile(self, artifact, feeds):
-        told = {}
-        for node in artifact.payload.graph.node:
-            is_border = node.op_type in ("QuantizeLinear", "DequantizeLinear")
-            is_integer = "Linear_Output" in " ".join(node.input) and not is_border
-            ms = 1e-4 if is_border else 0.25 if is_integer else 1.0
-            told[node.output[0]] = NodeTime(node.op_type, ms, 100)
-        return told
-
-
 def test_times_of_both_forms_are_joined_by_the_tensors_that_nodes_make(context):
     graph = with_node_names(two_convolutions())
     config = with_only(QuantizeConfig(mode="static"), ["tame", "wild"])
     quantized, _ = quantize_static(graph, config, context)
-    operators, borders = node_operators(graph, quantized, FakeMeter(), context.check_feeds[0])
+    operators, borders = node_operators(graph, quantized, RuleMeter(), context.check_feeds[0])
     times = {each.name: (each.float_ms, each.integer_ms) for each in operators}
     assert times["tame"] == (1.0, 0.25)
     assert times["wild"] == (1.0, 0.25)

@@ -62,7 +62,7 @@ def analyze(
 ) -> Analysis:
     """Return what INT8 costs and saves layer by layer, and what differs on other processors.
 
-    The graph is folded, and its ConvTranspose lowered, as `quantize` does. A model that came
+    The graph is folded, lowered and spelled for integers, as `quantize` does. A model that came
     quantized is looked at for saturation alone.
 
     Args:
@@ -117,16 +117,19 @@ def _look_at_quantized(found: Analysis, model: ModelProto, context: Context) -> 
 
 
 def _prepared(baseline: Artifact, context: Context) -> Artifact:
-    """Return the graph that `quantize` begins with: folded, and ConvTranspose lowered."""
+    """Return the graph that `quantize` puts on integers: folded, lowered, and spelled for them."""
     # Some forms of a lowered ConvTranspose need Col2Im, which came with opset 18.
     settings = {"opset": 18} if _has_transposed(baseline) else {}
-    folded = _passed(baseline, "fold", settings, context)
-    if not _has_transposed(folded):
-        return folded
-    try:
-        return _passed(folded, "lower", {"precision": "integer"}, context)
-    except PassError:  # `quantize` goes on without it too
-        return folded
+    graph = _passed(baseline, "fold", settings, context)
+    steps: list[tuple[str, dict[str, Any]]] = [("activations", {})]
+    if _has_transposed(graph):
+        steps.insert(0, ("lower", {"precision": "integer"}))
+    for name, asked in steps:
+        try:
+            graph = _passed(graph, name, asked, context)
+        except PassError:  # `quantize` goes on without it too
+            continue
+    return graph
 
 
 def _has_transposed(artifact: Artifact) -> bool:
