@@ -12,13 +12,14 @@ import math
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from .artifact import Artifact
 from .cache import Cache, digest
 from .errors import AigcCompressError, StoppedError, first_line
 from .gate import Candidate, Finding
+from .machine import machine_scheme
 from .passes import PASSES, Context, Mode, QuantizeConfig
 from .passes.operators import RECURRENT, all_nodes, with_node_names
 from .passes.partition import Border, Operator
@@ -26,6 +27,7 @@ from .passes.quantize.repairs import repairs, unrepaired
 from .passes.quantize.static import ANCHORS
 from .pipeline import run_passes
 from .refine import Sensitivity, measure_sensitivity, node_operators, splits, with_only
+from .schemes import Scheme
 from .task import Feeds
 
 __all__ = ["FOLDED", "Maker", "Search"]
@@ -49,14 +51,14 @@ class Search:
 
     Attributes:
         mode: auto tries static and dynamic quantization and both together; the others alone.
-        has_vnni: whether the processor multiplies 8-bit numbers without saturating in 16 bits.
+        scheme: of the processor that the answer is for.
         targets_db: SQNR that splits between integers and floats aim at first, rising.
         sensitivity_seconds: most time for measuring the harm of nodes, per graph.
         most_seconds: time after which no further candidate is made; None: no limit.
     """
 
     mode: Mode = "auto"
-    has_vnni: bool = True
+    scheme: Scheme = field(default_factory=machine_scheme)
     targets_db: tuple[float, ...] = (20.0,)
     sensitivity_seconds: float = 60.0
     most_seconds: float | None = None
@@ -203,18 +205,18 @@ class Maker:
         self, ops: Counter[str], *, is_lowered: bool
     ) -> Iterator[tuple[str, dict[str, Any]]]:
         """Yield names and settings of the quantize pass for a graph of these operators."""
-        common = {"reduce_range": not self._search.has_vnni}
+        common = self._search.scheme.settings
         is_dynamic = any(ops[op] for op in ("MatMul", *RECURRENT))
         is_static = is_lowered or any(ops[op] for op in ("Conv", "Gemm"))
         modes: list[Mode] = [self._search.mode]
         if self._search.mode == "auto" and is_dynamic and is_static:
             modes = ["auto", "dynamic"]
         for mode in modes:
-            yield mode, {"mode": mode, **common}
+            yield mode, {**common, "mode": mode}
             if mode != "dynamic" and is_static:
-                yield f"{mode}, least-error ranges", {"mode": mode, "ranges": "auto", **common}
+                yield f"{mode}, least-error ranges", {**common, "mode": mode, "ranges": "auto"}
             if mode != "static" and any(ops[op] for op in RECURRENT):
-                yield f"{mode}, per tensor", {"mode": mode, "per_channel": False, **common}
+                yield f"{mode}, per tensor", {**common, "mode": mode, "per_channel": False}
 
     def _repaired(self, scheme: _Scheme) -> Iterator[_Scheme]:
         """Yield a scheme that is outside the budget again, with its accuracy repaired."""

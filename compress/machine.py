@@ -9,7 +9,16 @@ import platform
 from collections.abc import Mapping
 from typing import Any
 
-__all__ = ["cpu_flags", "cpu_name", "describe_machine", "has_fast_bf16", "has_vnni", "versions"]
+from .schemes import Scheme, scheme_for
+
+__all__ = [
+    "cpu_flags",
+    "cpu_name",
+    "describe_machine",
+    "has_fast_bf16",
+    "machine_scheme",
+    "versions",
+]
 
 PACKAGES = (
     "aigc-compress",
@@ -58,10 +67,9 @@ def cpu_name() -> str:
     return str(cpu_info().get("brand_raw", platform.processor() or platform.machine()))
 
 
-def has_vnni() -> bool:
-    """Whether u8 x s8 products are summed in int32 without saturating in int16."""
-    names = {"avx_vnni", "avx512_vnni", "avx512vnni", "amx_int8", "asimddp", "dotprod"}
-    return bool(cpu_flags() & names) or platform.machine().lower() in {"arm64", "aarch64"}
+def machine_scheme() -> Scheme:
+    """Return the INT8 scheme that fits this processor."""
+    return scheme_for(cpu_flags(), platform.machine())
 
 
 def has_fast_bf16() -> bool:

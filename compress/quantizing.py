@@ -17,11 +17,13 @@ from .budget import LEAST_SQNR_DB, Budget, Judgement
 from .cache import Cache, CachedMeter, cache_root, digest, digest_feeds
 from .candidates import Maker, Search
 from .engines import check_feeds
-from .errors import StoppedError
+from .errors import StoppedError, unknown_name
 from .gate import Candidate, Finding, Gate, Gated, GateOptions
 from .loading import load_artifact
-from .machine import has_vnni
+from .machine import machine_scheme
 from .passes import Context, Mode
+from .passes.saturation import find_saturation
+from .schemes import SCHEMES, Scheme
 from .storage import digest_file
 from .task import Feeds, OnStep
 from .workload import FeedOptions, Workload, make_workload
@@ -29,6 +31,7 @@ from .workload import FeedOptions, Workload, make_workload
 __all__ = ["QuantizeOptions", "QuantizeResult", "quantize"]
 
 MARGIN_DB = 1.5
+NAMED_LAYERS = 3
 TASK_STEPS_DB = (5.0, 10.0, 15.0)
 
 
@@ -48,6 +51,7 @@ class QuantizeOptions:
         most_minutes: time after which no further candidate is made; the contest of those that are
             left comes on top. None: no limit.
         is_fresh: whether nothing is taken from an earlier run of the same request.
+        isa: the processor that the answer is for, a name in `schemes.SCHEMES`; None: this one.
     """
 
     mode: Mode = "auto"
@@ -60,6 +64,7 @@ class QuantizeOptions:
     plan: LatencyPlan = field(default_factory=LatencyPlan)
     most_minutes: float | None = 20.0
     is_fresh: bool = False
+    isa: str | None = None
 
 
 @dataclass(frozen=True)
@@ -233,6 +238,7 @@ class _Quantization:
             *self._workload.calibration_notes,
             *self._workload.notes,
             *_given_up(winner),
+            *_elsewhere(winner, self._options),
             *self._notes(),
         )
         threads = self._options.plan.threads
@@ -290,7 +296,32 @@ def _search(options: QuantizeOptions, *, has_task: bool) -> Search:
     steps = TASK_STEPS_DB if has_task else (MARGIN_DB,)
     targets = tuple(least_db + step for step in steps)
     most_seconds = None if options.most_minutes is None else 60 * options.most_minutes
-    return Search(options.mode, has_vnni(), targets, most_seconds=most_seconds)
+    return Search(options.mode, _scheme(options), targets, most_seconds=most_seconds)
+
+
+def _scheme(options: QuantizeOptions) -> Scheme:
+    if options.isa is None:
+        return machine_scheme()
+    if options.isa not in SCHEMES:
+        raise unknown_name("instruction set", options.isa, SCHEMES)
+    return SCHEMES[options.isa]
+
+
+def _elsewhere(winner: Artifact, options: QuantizeOptions) -> list[str]:
+    """Return what the user should know about other processors than this one."""
+    here, notes = machine_scheme(), []
+    if _scheme(options) is not here:
+        told = _scheme(options).told
+        notes.append(f"Quantized for {told}, but timed and judged on this one: {here.told}.")
+    saturating = {each.name: each for each in find_saturation(winner.payload) if each.is_possible}
+    if saturating:
+        few = [*saturating][:NAMED_LAYERS]
+        more = f" and {len(saturating) - len(few)} more" if len(saturating) > len(few) else ""
+        notes.append(
+            f"On x86 without VNNI the sums of {', '.join(few)}{more} can saturate, which changes"
+            " results: --isa avx2 makes a file that is right there too."
+        )
+    return notes
 
 
 def _asked(options: QuantizeOptions) -> GateOptions:

@@ -30,7 +30,7 @@ from aigc_compress.errors import AigcCompressError
 from aigc_compress.meter import NodeTime
 from aigc_compress.passes import Context, QuantizeConfig
 from aigc_compress.passes.saturation import Saturation
-from aigc_compress.passes.schemes import SCHEMES
+from aigc_compress.schemes import SCHEMES
 from aigc_compress.workload import FeedOptions
 
 FLOAT = TensorProto.FLOAT

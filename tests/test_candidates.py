@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import pytest
 from conftest import RuleMeter
-from onnx import parser
+from onnx import TensorProto, numpy_helper, parser
 
 from aigc_compress.artifact import Artifact
 from aigc_compress.bench.statistics import RatioInterval
@@ -14,6 +14,7 @@ from aigc_compress.closeness import lowest_agreement_db
 from aigc_compress.engines.ort import OrtSession
 from aigc_compress.gate import Finding
 from aigc_compress.passes import Context
+from aigc_compress.schemes import SCHEMES
 
 CHAIN = """<ir_version: 8, opset_import: ["" : 17]>
 g (float[N,3,8,8] x) => (float[N,4,8,8] y)
@@ -55,7 +56,7 @@ class Judge:
     """Knows candidates as a gate with a budget of `least_db` would."""
 
     def __init__(self, graph, feeds, least_db):
-        self.feeds, self.least_db, self.known = feeds, least_db, {}
+        self.feeds, self.least_db, self.known, self.graphs = feeds, least_db, {}, {}
         session = OrtSession(graph, threads=1)
         self.wanted = [session.run(each) for each in feeds]
 
@@ -69,6 +70,7 @@ class Judge:
     def _judged(self, candidate):
         if candidate.artifact is None:
             return Finding(candidate.name, reason=candidate.failure)
+        self.graphs[candidate.name] = candidate.artifact.payload
         session = OrtSession(candidate.artifact, threads=1)
         db = lowest_agreement_db(self.wanted, [session.run(each) for each in self.feeds])
         is_outside = db < self.least_db
@@ -102,6 +104,14 @@ def test_a_split_saves_the_quality_that_the_whole_loses(feeds):
     assert whole < 25.0
     aimed = [judge(name) for names in rounds[2:] for name in names if " dB" in name]
     assert any(not each.is_outside and each.agreement_db > 25.0 for each in aimed)
+
+
+@pytest.mark.parametrize(("isa", "largest"), [("avx2", 64), ("vnni", 127)])
+def test_weights_have_the_bits_of_the_processor_that_the_answer_is_for(feeds, isa, largest):
+    _, judge, _ = made_for(feeds, -math.inf, search=Search(scheme=SCHEMES[isa]))
+    stored = judge.graphs["INT8, auto"].graph.initializer
+    weights = [numpy_helper.to_array(each) for each in stored if each.data_type == TensorProto.INT8]
+    assert max(np.abs(each.astype(int)).max() for each in weights if each.ndim > 1) == largest
 
 
 def test_no_candidate_is_made_after_the_time_is_over(feeds):

@@ -94,6 +94,7 @@ FLOORS = {
                 "machine",
                 "meter",
                 "recipe",
+                "schemes",
                 "storage",
                 "task",
                 "console",

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import platform
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
@@ -17,8 +16,8 @@ from onnxruntime import InferenceSession
 from aigc_compress.closeness import agreement_db
 from aigc_compress.engines.ort import create_session, session_options
 from aigc_compress.errors import PassError, first_line
-from aigc_compress.machine import cpu_flags
-from aigc_compress.passes.schemes import SCHEMES, scheme_for
+from aigc_compress.machine import machine_scheme
+from aigc_compress.schemes import SCHEMES
 from aigc_compress.task import OnStep
 
 from .forms import Forms
@@ -113,7 +112,7 @@ class NoiseMeter:
 
     def schemes(self) -> Iterator[SchemeResult]:
         """Yield the noise of every scheme of the table."""
-        here = scheme_for(cpu_flags(), platform.machine())
+        here = machine_scheme()
         for scheme in SCHEMES.values():
             key = tuple(sorted(scheme.settings.items()))
             if key not in self._known:

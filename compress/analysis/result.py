@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from aigc_compress.passes.saturation import Saturation
-from aigc_compress.passes.schemes import Scheme
+from aigc_compress.schemes import Scheme
 
 from .sites import Site
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import platform
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -16,7 +15,7 @@ from aigc_compress.bench.meter import QuickMeter
 from aigc_compress.engines import check_feeds
 from aigc_compress.errors import PassError, first_line
 from aigc_compress.loading import load_artifact
-from aigc_compress.machine import cpu_flags
+from aigc_compress.machine import machine_scheme
 from aigc_compress.passes import PASSES, Context, QuantizeConfig
 from aigc_compress.passes.operators import (
     BORDERS,
@@ -26,7 +25,6 @@ from aigc_compress.passes.operators import (
     with_node_names,
 )
 from aigc_compress.passes.saturation import Saturation, find_saturation
-from aigc_compress.passes.schemes import scheme_for
 from aigc_compress.pipeline import run_passes
 from aigc_compress.task import Feeds, OnStep
 from aigc_compress.workload import FeedOptions, Workload, make_workload
@@ -142,7 +140,7 @@ def _passed(before: Artifact, name: str, settings: dict[str, Any], context: Cont
 
 def _config() -> QuantizeConfig:
     """Return the scheme of this machine."""
-    return QuantizeConfig.model_validate(scheme_for(cpu_flags(), platform.machine()).settings)
+    return QuantizeConfig.model_validate(machine_scheme().settings)
 
 
 def _measured(found: Analysis, forms: Forms, noise: NoiseMeter, timed: Feeds) -> Analysis:

@@ -17,21 +17,24 @@ def doctor(json: common.Json = False) -> None:
     Example: aigc-compress doctor
     """
     from aigc_compress.engines import ENGINES
-    from aigc_compress.machine import describe_machine, has_vnni
+    from aigc_compress.machine import describe_machine, machine_scheme
 
-    machine = describe_machine()
+    machine, scheme = describe_machine(), machine_scheme()
     found = {name: engine.availability() for name, engine in ENGINES.items()}
     if json:
         engines = {name: asdict(each) for name, each in found.items()}
         document = {"schema": "aigc-compress/doctor/1", "machine": machine, "engines": engines}
-        show_json({**document, "reduce_range": not has_vnni()})
+        show_json({**document, "scheme": {"name": scheme.name, **scheme.settings}})
         return
     versions = machine.pop("versions")
     rows = [[key, ", ".join(v) if isinstance(v, list) else str(v)] for key, v in machine.items()]
-    vnni = "yes: 8-bit weights" if has_vnni() else "no: 7-bit weights, since sums saturate"
+    told = (
+        f"{scheme.name} ({scheme.told}): {scheme.activations} activations, {scheme.weight_bits}-bit"
+    )
+    told += f" {scheme.weights} weights. {scheme.reason}."
     if machine["flags"] is None:
-        vnni = "unknown: pip install 'aigc-compress[compress]'"
-    show_table("machine", ["", "value"], [*rows, ["integer dot products", vnni]])
+        told += " The processor is not known: pip install 'aigc-compress[compress]'."
+    show_table("machine", ["", "value"], [*rows, ["INT8 scheme", told]])
     show_table(
         "packages", ["package", "version"], [[n, v or "missing"] for n, v in versions.items()]
     )

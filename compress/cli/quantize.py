@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from aigc_compress.console import progress, say, show, show_json, show_table
+from aigc_compress.schemes import SCHEMES
 
 from . import options as common
 
@@ -24,6 +25,9 @@ class ModeName(StrEnum):
     auto = "auto"
     static = "static"
     dynamic = "dynamic"
+
+
+IsaName = StrEnum("IsaName", {name: name for name in SCHEMES if name != "tensorrt"})
 
 
 def quantize(
@@ -54,6 +58,9 @@ def quantize(
     fresh: Annotated[
         bool, typer.Option("--fresh", help="measure again what an earlier run has measured")
     ] = False,
+    isa: Annotated[
+        IsaName | None, typer.Option(help="processor that the file is for [this one]")
+    ] = None,
     threads: common.Threads = 1,
     processes: common.Processes = 8,
     seed: common.Seed = 0,
@@ -90,6 +97,7 @@ def quantize(
         common.latency_plan(threads, processes, seed),
         max_minutes,
         fresh,
+        isa.value if isa else None,
     )
     target = output or Path(f"{Path(model).stem}.int8.onnx")
     with progress(f"quantize {model}") as on_step:

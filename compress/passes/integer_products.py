@@ -17,8 +17,8 @@ import numpy as np
 from numpy.typing import NDArray
 from onnx import GraphProto, ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
+from .graphs import graphs_of
 from .probe import inferred_types
-from .recurrent.graphs import graphs_of
 
 __all__ = ["IntegerProduct", "find_products", "quantize_dynamically"]
 

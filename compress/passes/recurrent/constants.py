@@ -8,26 +8,10 @@ import numpy as np
 from numpy.typing import NDArray
 from onnx import GraphProto, NodeProto, helper, numpy_helper
 
-__all__ = ["FOLDABLE", "Constants"]
+from aigc_compress.passes.graphs import FOLDABLE
 
-ARITHMETIC = ("Add", "Div", "Mul", "Sub")
-SHAPING = (
-    "Cast",
-    "Concat",
-    "Constant",
-    "Expand",
-    "Flatten",
-    "Gather",
-    "Identity",
-    "Reshape",
-    "Shape",
-    "Slice",
-    "Split",
-    "Squeeze",
-    "Transpose",
-    "Unsqueeze",
-)
-FOLDABLE = frozenset((*ARITHMETIC, *SHAPING))
+__all__ = ["Constants"]
+
 OLDEST_WITH_FREE_INITIALIZERS = 4  # IR version; before, every initializer was an input as well
 
 

@@ -10,13 +10,14 @@ import numpy as np
 from numpy.typing import NDArray
 from onnx import NodeProto, helper
 
+from aigc_compress.passes.graphs import Shape
+
 from .constants import Constants
 
 __all__ = ["Layer", "read_layer"]
 
 DEFAULT_ACTIVATIONS = ("sigmoid", "tanh")
 GRU_LENGTHS = 4  # the input sequence_lens
-Shape = tuple[int | None, ...]
 
 
 @dataclass(frozen=True, eq=False)

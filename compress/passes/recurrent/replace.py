@@ -8,12 +8,12 @@ from dataclasses import dataclass, field
 from onnx import GraphProto, ModelProto, NodeProto
 
 from aigc_compress.passes.draft import MICROSOFT, Draft
+from aigc_compress.passes.graphs import Shape, drop_unread, free_stem, graphs_of, known_shapes
 from aigc_compress.passes.operators import RECURRENT
 
 from .constants import Constants
-from .graphs import drop_unread, free_stem, graphs_of, known_shapes
 from .gru import decompose_gru
-from .layer import Shape, read_layer
+from .layer import read_layer
 from .lstm import integer_lstm
 from .products import Products
 

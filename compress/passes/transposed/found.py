@@ -9,8 +9,8 @@ from typing import Any
 from numpy.typing import NDArray
 from onnx import AttributeProto, ModelProto, NodeProto, TensorProto, numpy_helper
 
+from aigc_compress.passes.graphs import known_shapes
 from aigc_compress.passes.operators import all_nodes
-from aigc_compress.passes.recurrent.graphs import known_shapes
 
 from .geometry import read_geometry
 from .layer import Layer

@@ -14,9 +14,9 @@ from aigc_compress.closeness import lowest_agreement_db
 from aigc_compress.engines.ort import OrtSession
 from aigc_compress.errors import PassError, first_line
 from aigc_compress.passes.base import Context
+from aigc_compress.passes.graphs import drop_unread
 from aigc_compress.passes.operators import all_nodes
 from aigc_compress.passes.probe import Probe
-from aigc_compress.passes.recurrent.graphs import drop_unread
 
 from .choice import Choice, Setting, choose_by_time, choose_by_work
 from .forms import FormName, Precision, write_form

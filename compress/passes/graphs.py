@@ -7,12 +7,29 @@ from typing import Any
 
 from onnx import AttributeProto, GraphProto, ModelProto, NodeProto, shape_inference
 
-from aigc_compress.passes.operators import all_nodes
+from .operators import all_nodes
 
-from .constants import FOLDABLE
-from .layer import Shape
+__all__ = ["FOLDABLE", "Shape", "drop_unread", "free_stem", "graphs_of", "known_shapes"]
 
-__all__ = ["drop_unread", "free_stem", "graphs_of", "known_shapes"]
+ARITHMETIC = ("Add", "Div", "Mul", "Sub")
+SHAPING = (
+    "Cast",
+    "Concat",
+    "Constant",
+    "Expand",
+    "Flatten",
+    "Gather",
+    "Identity",
+    "Reshape",
+    "Shape",
+    "Slice",
+    "Split",
+    "Squeeze",
+    "Transpose",
+    "Unsqueeze",
+)
+FOLDABLE = frozenset((*ARITHMETIC, *SHAPING))  # make a constant of constants
+Shape = tuple[int | None, ...]  # None is an axis that is not known
 
 
 def graphs_of(node: NodeProto) -> Iterator[GraphProto]:

@@ -1,10 +1,9 @@
 import numpy as np
 import pytest
 
-from aigc_compress import machine
 from aigc_compress.passes import QuantizeConfig
 from aigc_compress.passes.quantize.static import ANCHORS, FOLLOWERS
-from aigc_compress.passes.schemes import SCHEMES, scheme_for
+from aigc_compress.schemes import SCHEMES, scheme_for
 
 INT16 = np.iinfo(np.int16)
 
@@ -54,13 +53,6 @@ def test_where_two_products_are_added_in_int16_their_sum_fits(name):
     ends = [2 * each * w for each in (activations.min, activations.max) for w in (-weight, weight)]
     assert INT16.min <= min(ends)
     assert max(ends) <= INT16.max
-
-
-@pytest.mark.parametrize("flags", [(), ("avx2",), ("avx512_vnni",), ("avx_vnni",), ("amx_int8",)])
-def test_the_table_and_the_planner_reduce_weights_on_the_same_machines(monkeypatch, flags):
-    monkeypatch.setattr(machine, "cpu_flags", lambda: frozenset(flags))
-    monkeypatch.setattr(machine.platform, "machine", lambda: "x86_64")
-    assert scheme_for(frozenset(flags), "x86_64").reduces_range is not machine.has_vnni()
 
 
 def test_what_was_not_run_says_so():
