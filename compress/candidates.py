@@ -23,8 +23,9 @@ from .machine import machine_scheme
 from .passes import PASSES, Context, Mode, QuantizeConfig
 from .passes.operators import RECURRENT, all_nodes, with_node_names
 from .passes.partition import Border, Operator
-from .passes.quantize.repairs import repairs, unrepaired
+from .passes.quantize.repairs import repair_floats, repairs
 from .passes.quantize.static import ANCHORS
+from .passes.recurrent import quantize_recurrent
 from .pipeline import run_passes
 from .refine import Sensitivity, measure_sensitivity, node_operators, splits, with_only
 from .schemes import Scheme
@@ -89,7 +90,7 @@ class _Splitting:
         operators: its nodes with their times.
         borders: what crossing between integers and floats costs, by tensor.
         targets: SQNR aimed at by the candidate's name; -inf where only speed was.
-        harm: the noise of each node, once something was outside the budget.
+        harm: the noise of each rounding, once something was outside the budget.
     """
 
     scheme: _Scheme
@@ -240,19 +241,27 @@ class Maker:
         except StoppedError:
             raise
         except AigcCompressError as error:  # the whole scheme stands alone
-            self.notes.append(f"{scheme.name} was not split: {first_line(error)}")
+            self._give_up(scheme, error)
             return None
         return _Splitting(scheme, operators, borders, {scheme.name: -math.inf})
 
+    def _give_up(self, scheme: _Scheme, error: AigcCompressError) -> None:
+        self.notes.append(f"{scheme.name} was not split further: {first_line(error)}")
+
     def _harm(self, scheme: _Scheme) -> Sensitivity:
-        """Return the noise of each node; what was measured before the run was killed is kept."""
-        # Repairs are fitted to the whole: for every node alone they would be fitted again.
-        config = unrepaired(QuantizeConfig(**scheme.settings))
+        """Return the noise of roundings; what was measured before the run was killed is kept."""
+        assert scheme.made.artifact is not None
+        config = QuantizeConfig(**scheme.settings)
         about = ["harm", digest(scheme.base), config.model_dump(mode="json")]
         most = min(self._search.sensitivity_seconds, self._deadline - time.monotonic())
+        floats, _ = repair_floats(with_node_names(scheme.base.payload), config, self._context)
+        if config.mode == "auto":
+            floats, _ = quantize_recurrent(
+                floats, per_channel=config.per_channel, reduce_range=config.reduce_range
+            )
         return measure_sensitivity(
-            with_node_names(scheme.base.payload),
-            config,
+            floats,
+            scheme.made.artifact.payload,
             self._context,
             most_seconds=most,
             known=self._cache.value(about, dict[str, float], dict),
@@ -290,7 +299,13 @@ class Maker:
             return ()
         ladder = self._search.targets_db
         if splitting.harm is None:
-            splitting.harm = self._harm(splitting.scheme)
+            try:
+                splitting.harm = self._harm(splitting.scheme)
+            except StoppedError:
+                raise
+            except AigcCompressError as error:  # the fastest split stands alone
+                self._give_up(splitting.scheme, error)
+                return ()
             return ladder
         low = max(max(outside), ladder[0] - CLOSE_DB)
         within = [target for target, found in standing if found.validation is not None]
@@ -352,7 +367,7 @@ def _told(target: float | None, harm: Sensitivity | None) -> str:
     told = "fastest split" if target is None else f"split for {target:g} dB"
     if harm is None or not harm.skipped:
         return told
-    return f"{told} ({len(harm.skipped)} nodes not measured)"
+    return f"{told} ({len(harm.skipped)} roundings not measured)"
 
 
 def _writes_activations(artifact: Artifact) -> bool:

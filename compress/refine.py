@@ -1,10 +1,10 @@
 """Better splits of a graph between integers and floats, from measured times and measured harm.
 
 A whole-graph scheme quantizes whatever has an integer kernel. Some of it is slower so, and a few
-nodes often do most of the harm. Both are measured: the time of every node on floats and on
-integers, and the noise that it brings alone. The cheapest split (see `passes.partition`) then
-charges noise at a price; of the splits along rising prices, the fastest whose predicted noise meets
-the target is taken.
+roundings often do most of the harm. Both are measured: the time of every node on floats and on
+integers, and the noise that every rounded activation and every node's rounded weights bring alone.
+The cheapest split (see `passes.partition`) then charges noise at a price; the price is the lowest
+at which the noise of the split as a whole, by fake quantization, meets the target.
 """
 
 from __future__ import annotations
@@ -12,9 +12,8 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from statistics import median
-from typing import cast
 
 import numpy as np
 from onnx import ModelProto
@@ -22,12 +21,12 @@ from onnx import ModelProto
 from .artifact import Artifact
 from .closeness import lowest_agreement_db
 from .engines.ort import OrtSession
-from .errors import PassError
 from .meter import Meter, NodeTime
 from .passes import Context, QuantizeConfig
-from .passes.operators import BORDERS, with_node_names
+from .passes.fake_quant import FakeQuant
+from .passes.operators import BORDERS
 from .passes.partition import Border, Operator, Split, cheapest_split
-from .passes.quantize.static import integer_region, quantize_static
+from .passes.quantize.static import integer_region
 from .task import Feeds
 
 __all__ = ["Sensitivity", "measure_sensitivity", "node_operators", "splits", "with_only"]
@@ -37,82 +36,83 @@ PRICES = tuple(10.0**power for power in np.arange(-4, 4.25, 0.25))
 FEW = 4  # sets of feeds that harm is measured on
 KEPT_EVERY = 10
 
+Simulate = Callable[[Iterable[str]], float]
+
 
 @dataclass(frozen=True)
 class Sensitivity:
-    """The noise that every node brings when it alone is quantized, as a share of signal power.
+    """The noise that every rounding brings alone, as a share of signal power, and splits whole.
 
     Attributes:
-        noise: by name of the node, 10^(-SQNR / 10) of the worst output.
-        skipped: nodes for which there was no time; they count as the worst one measured.
+        tensors: 10^(-SQNR / 10) of the worst output, by name of the one activation rounded.
+        weights: the same by name of the one node whose constants are rounded.
+        simulate: returns the SQNR of the worst output, in dB, with these nodes on integers.
+        skipped: what there was no time for; it counts as the worst of its kind measured.
     """
 
-    noise: Mapping[str, float]
+    tensors: Mapping[str, float]
+    weights: Mapping[str, float]
+    simulate: Simulate = field(repr=False)
     skipped: tuple[str, ...] = ()
 
 
 def measure_sensitivity(
-    graph: ModelProto,
-    config: QuantizeConfig,
+    floats: ModelProto,
+    quantized: ModelProto,
     context: Context,
     *,
     most_seconds: float,
     known: Mapping[str, float] | None = None,
     keep: Callable[[Mapping[str, float]], None] = lambda _noise: None,
 ) -> Sensitivity:
-    """Quantize node after node alone, and measure what that does to the outputs.
+    """Round one activation after another, then one node's weights after another.
 
     Args:
-        graph: the folded FP32 graph.
-        config: the scheme; its mode and what it keeps float play no role.
+        floats: the folded graph, its nodes named.
+        quantized: the same with everything on integers that can be, as Q/DQ.
         context: calibration feeds; the first few are what harm is measured on.
         most_seconds: time after which the rest is skipped.
-        known: noise of nodes that were measured before.
+        known: noise that was measured before, as `keep` was given it.
         keep: called with all noise so far, now and then.
+
+    Raises:
+        PassError: ONNX Runtime does not run the graph with its roundings as switches.
     """
-    named = with_node_names(graph)
-    feeds = context.calibration[:FEW]
-    wanted = _outputs(named, feeds)
-    region = integer_region(named)
-    noise = {name: (known or {})[name] for name in region if name in (known or {})}
+    fake, feeds = FakeQuant(floats, quantized), context.calibration[:FEW]
+    session = OrtSession(Artifact("onnx", floats), threads=1)
+    wanted = [session.run(each) for each in feeds]
+
+    def agreement_db(tensors: Iterable[str], weights: Iterable[str]) -> float:
+        chosen = {"tensors": [*tensors], "weights": [*weights]}
+        return lowest_agreement_db(wanted, [fake.run(each, **chosen) for each in feeds])
+
+    roundings = [(f"tensor {name}", ([name], [])) for name in fake.tensors]
+    roundings += [(f"weights of {name}", ([], [name])) for name in fake.weights]
+    noise = {key: known[key] for key, _ in roundings if key in known} if known else {}
     deadline = time.monotonic() + most_seconds
-    for name in region:
-        if name in noise:
-            continue
-        if time.monotonic() > deadline:
-            break
-        noise[name] = _noise_of(named, with_only(config, [name]), context, feeds, wanted)
-        context.on_step(len(noise), len(region))
-        if len(noise) % KEPT_EVERY == 0 or len(noise) == len(region):
-            keep(noise)
-    skipped = tuple(name for name in region if name not in noise)
-    worst = max(noise.values(), default=math.inf)
-    return Sensitivity({**noise, **dict.fromkeys(skipped, worst)}, skipped)
+    for key, chosen in roundings:
+        if key not in noise and time.monotonic() <= deadline:
+            noise[key] = float(10 ** (-agreement_db(*chosen) / 10))
+            context.on_step(len(noise), len(roundings))
+            if len(noise) % KEPT_EVERY == 0 or len(noise) == len(roundings):
+                keep(noise)
+    return Sensitivity(
+        _completed("tensor ", fake.tensors, noise),
+        _completed("weights of ", fake.weights, noise),
+        lambda nodes: agreement_db(fake.rounded(nodes), nodes),
+        tuple(key for key, _ in roundings if key not in noise),
+    )
+
+
+def _completed(kind: str, names: Sequence[str], noise: Mapping[str, float]) -> dict[str, float]:
+    """Return noise by name; what was not measured counts as the worst that was."""
+    worst = max((each for key, each in noise.items() if key.startswith(kind)), default=math.inf)
+    return {name: noise.get(kind + name, worst) for name in names}
 
 
 def with_only(config: QuantizeConfig, integer: Iterable[str]) -> QuantizeConfig:
     """Return a scheme whose static part makes these nodes integer and no others."""
     return config.model_copy(update={"only": tuple(sorted(integer))})
-
-
-def _noise_of(
-    graph: ModelProto,
-    config: QuantizeConfig,
-    context: Context,
-    feeds: Sequence[Feeds],
-    wanted: list[dict[str, np.ndarray]],
-) -> float:
-    try:
-        quantized, _ = quantize_static(graph, config, replace(context, on_step=lambda *_: None))
-        agreement = lowest_agreement_db(wanted, _outputs(quantized, feeds))
-    except PassError:  # alone it cannot be integer: the tool or the engine refuses it
-        return math.inf
-    return float(10 ** (-agreement / 10))
-
-
-def _outputs(model: ModelProto, feeds: Sequence[Feeds]) -> list[dict[str, np.ndarray]]:
-    session = OrtSession(Artifact("onnx", model), threads=1)
-    return [session.run(each) for each in feeds]
 
 
 def node_operators(
@@ -177,45 +177,61 @@ def splits(
     *,
     targets_db: Sequence[float],
 ) -> list[tuple[float | None, Split]]:
-    """Return the fastest split of all, then by target the fastest predicted to meet it.
+    """Return the fastest split of all, then by target the fastest that is found to meet it.
 
     A target that a split before it meets already has none of its own.
-
-    Noise powers of nodes add up (they are taken as independent).
 
     Args:
         operators: nodes with their times.
         borders: what crossing costs, by tensor.
         outputs: names of the graph's outputs.
-        sensitivity: noise by node; None asks for speed alone.
-        targets_db: SQNR that predictions must reach, rising.
+        sensitivity: noise of roundings and splits; None asks for speed alone.
+        targets_db: SQNR that splits must reach, rising.
     """
     found: list[tuple[float | None, Split]] = [(None, cheapest_split(operators, borders, outputs))]
-    for target in targets_db if sensitivity else ():
-        split = _within(operators, borders, outputs, cast(Sensitivity, sensitivity), target)
+    if sensitivity is None:
+        return found
+    pricing = _Pricing(operators, borders, outputs, sensitivity)
+    for target in targets_db:
+        split = pricing.within(target)
         if split is not None and all(split.integer != known.integer for _, known in found):
             found.append((target, split))
     return found
 
 
-def _within(
-    operators: Sequence[Operator],
-    borders: Mapping[str, Border],
-    outputs: Sequence[str],
-    sensitivity: Sensitivity,
-    target_db: float,
-) -> Split | None:
-    """Return the split at the lowest price of noise whose predicted noise meets the target."""
-    whole_ms = sum(each.float_ms for each in operators)
-    allowed = 10 ** (-target_db / 10)
-    for price in PRICES:
-        charged = [_charged(each, sensitivity, price * whole_ms / allowed) for each in operators]
-        split = cheapest_split(charged, borders, outputs)
-        if sum(sensitivity.noise.get(name, 0.0) for name in split.integer) <= allowed:
-            return split
-    return None
+@dataclass(frozen=True)
+class _Pricing:
+    """Splits of one graph by the price of noise."""
 
+    operators: Sequence[Operator]
+    borders: Mapping[str, Border]
+    outputs: Sequence[str]
+    sensitivity: Sensitivity
 
-def _charged(operator: Operator, sensitivity: Sensitivity, price: float) -> Operator:
-    noise = sensitivity.noise.get(operator.name, 0.0)
-    return replace(operator, integer_ms=operator.integer_ms + price * noise)
+    def within(self, target_db: float) -> Split | None:
+        """Return the split at the lowest price that meets the target; dearer noise, less of it."""
+        low, high, best = 0, len(PRICES), None
+        while low < high:
+            middle = (low + high) // 2
+            split = self._at(PRICES[middle], target_db)
+            if self.sensitivity.simulate(sorted(split.integer)) >= target_db:
+                high, best = middle, split
+            else:
+                low = middle + 1
+        return best
+
+    def _at(self, price: float, target_db: float) -> Split:
+        """Return the cheapest split where noise as large as the target's costs price x all time."""
+        whole_ms = sum(each.float_ms for each in self.operators)
+        rate = price * whole_ms / 10 ** (-target_db / 10)
+        weights, tensors = self.sensitivity.weights, self.sensitivity.tensors
+        charged = [
+            replace(each, integer_ms=each.integer_ms + rate * weights.get(each.name, 0.0))
+            for each in self.operators
+        ]
+        none = Border(0.0, 0.0)
+        borders = self.borders | {
+            name: replace(self.borders.get(name, none), rounded_ms=rate * noise)
+            for name, noise in tensors.items()
+        }
+        return cheapest_split(charged, borders, self.outputs)

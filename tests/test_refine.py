@@ -3,6 +3,10 @@ import pytest
 from conftest import RuleMeter
 from onnx import TensorProto, helper, numpy_helper
 
+from aigc_compress.artifact import Artifact
+from aigc_compress.closeness import lowest_agreement_db
+from aigc_compress.engines.ort import OrtSession
+from aigc_compress.machine import machine_scheme
 from aigc_compress.passes import Context, QuantizeConfig
 from aigc_compress.passes.operators import with_node_names
 from aigc_compress.passes.partition import Border, Operator
@@ -57,21 +61,41 @@ def context():
     return Context(feeds[:2], feeds)
 
 
-def test_the_node_that_does_the_harm_is_found(context):
-    found = measure_sensitivity(
-        two_convolutions(), QuantizeConfig(mode="static"), context, most_seconds=60
-    )
-    assert set(found.noise) >= {"tame", "wild"}
-    assert found.noise["wild"] > 100 * found.noise["tame"]
+STATIC = QuantizeConfig(**{**machine_scheme().settings, "mode": "static"})
+
+
+def measured(context, **options):
+    graph = with_node_names(two_convolutions())
+    quantized, _ = quantize_static(graph, STATIC, context)
+    return measure_sensitivity(graph, quantized, context, **{"most_seconds": 60, **options})
+
+
+def test_the_rounding_that_does_the_harm_is_found(context):
+    found = measured(context)
+    assert set(found.weights) == {"tame", "outlier", "wild"}
+    assert set(found.tensors) >= {"x", "b"}
+    assert found.tensors["b"] > 100 * found.tensors["x"]  # the outlier wastes its range
     assert found.skipped == ()
 
 
-def test_without_time_nodes_count_as_the_worst_that_was_measured(context):
-    found = measure_sensitivity(
-        two_convolutions(), QuantizeConfig(mode="static"), context, most_seconds=0
-    )
-    assert set(found.skipped) == set(found.noise)
-    assert set(found.noise.values()) == {np.inf}  # nothing is known: they are trusted with nothing
+def test_the_noise_of_a_split_is_that_of_the_graph_made_of_it(context):
+    graph = with_node_names(two_convolutions())
+    session = OrtSession(Artifact("onnx", graph), threads=1)
+    wanted = [session.run(each) for each in context.calibration]
+    found = measured(context)
+    for nodes in (["tame"], ["wild"], ["tame", "wild"]):
+        config = with_only(STATIC, nodes)
+        quantized, _ = quantize_static(graph, config, context)
+        made = OrtSession(Artifact("onnx", quantized), threads=1)
+        real = lowest_agreement_db(wanted, [made.run(each) for each in context.calibration])
+        assert found.simulate(nodes) == pytest.approx(real, abs=0.5)
+
+
+def test_without_time_roundings_count_as_the_worst_that_was_measured(context):
+    found = measured(context, most_seconds=-1)
+    assert len(found.skipped) == len(found.tensors) + len(found.weights)
+    noise = {*found.tensors.values(), *found.weights.values()}
+    assert noise == {np.inf}  # nothing is known: they are trusted with nothing
 
 
 OPERATORS = [
@@ -80,7 +104,14 @@ OPERATORS = [
     Operator("c", ("u",), ("y",), 1.0, 0.9),
 ]
 BORDERS = {name: Border(0.01, 0.01) for name in "xtuy"}
-HARM = Sensitivity({"a": 1e-4, "b": 1e-2, "c": 1e-4})
+NOISE = {"a": 1e-4, "b": 1e-2, "c": 1e-4}
+
+
+def added_up(nodes):
+    return -10 * np.log10(sum(NOISE[name] for name in nodes) or 1e-20)
+
+
+HARM = Sensitivity({}, NOISE, added_up)
 
 
 def test_a_target_is_met_by_giving_up_the_dearest_noise():
@@ -89,6 +120,12 @@ def test_a_target_is_met_by_giving_up_the_dearest_noise():
     assert 15.0 not in found  # 1.02e-2 in all is within 3.2e-2: the fastest meets it already
     assert found[28.0].integer == {"a", "c"}  # 2e-4, allowed 1.6e-3
     assert found[39.0].integer == {"a"}  # 1e-4, allowed 1.26e-4
+
+
+def test_a_rounded_activation_counts_once_for_all_that_touch_it():
+    harm = Sensitivity({"t": 1e-3}, {}, lambda nodes: 30.0 if {"a", "b"} & {*nodes} else 200.0)
+    found = dict(splits(OPERATORS, BORDERS, ["y"], harm, targets_db=(31.0,)))
+    assert found[31.0].integer == {"c"}
 
 
 def test_without_harm_there_is_the_fastest_split_alone():
@@ -121,13 +158,7 @@ def test_what_is_only_named_goes_to_integers_and_nothing_else(context):
 
 def test_noise_that_was_measured_before_is_not_measured_again(context):
     kept = []
-    found = measure_sensitivity(
-        two_convolutions(),
-        QuantizeConfig(mode="static"),
-        context,
-        most_seconds=60,
-        known={"tame": 0.25},
-        keep=lambda noise: kept.append(dict(noise)),
-    )
-    assert found.noise["tame"] == 0.25
-    assert kept[-1] == found.noise
+    known = {"weights of tame": 0.25}
+    found = measured(context, known=known, keep=lambda noise: kept.append(dict(noise)))
+    assert found.weights["tame"] == 0.25
+    assert len(kept[-1]) == len(found.tensors) + len(found.weights)

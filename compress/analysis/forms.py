@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from onnx import ModelProto, NodeProto, helper, numpy_helper
 
 from aigc_compress.passes import Context, QuantizeConfig
+from aigc_compress.passes.fake_quant import stored_constants
 from aigc_compress.passes.operators import RECURRENT, all_nodes
 from aigc_compress.passes.quantize.dynamic import quantize_dynamic
 from aigc_compress.passes.quantize.static import integer_region, quantize_static
@@ -71,7 +72,7 @@ class Forms:
     def weights(self, nodes: Collection[str]) -> ModelProto:
         """Return the graph of floats with the weights of these nodes rounded as they are stored."""
         rounded = _copy(self.graph)
-        stored = _stored(self._static(nodes))
+        stored = stored_constants(self._static(nodes))
         for node in rounded.graph.node:
             for place, values in stored.get(node.name, {}).items():
                 _set_constant(rounded, node, place, values)
@@ -92,7 +93,7 @@ class Forms:
         rounded = _copy(self._static(nodes))
         originals = {node.name: node for node in self.graph.graph.node}
         floats = {each.name: numpy_helper.to_array(each) for each in self.graph.graph.initializer}
-        stored = _stored(rounded)
+        stored = stored_constants(rounded)
         for node in rounded.graph.node:
             for place in stored.get(node.name, {}):
                 _set_constant(rounded, node, place, floats[originals[node.name].input[place]])
@@ -171,35 +172,6 @@ def _released(model: ModelProto) -> ModelProto:
     del released.opset_import[:]
     released.opset_import.extend(kept)
     return released
-
-
-def _stored(model: ModelProto) -> dict[str, dict[int, NDArray[Any]]]:
-    """Return, by node and place, the floats that stored integers stand for."""
-    constants = {each.name: each for each in model.graph.initializer}
-    undone = {
-        node.output[0]: node
-        for node in model.graph.node
-        if node.op_type == "DequantizeLinear" and node.input[0] in constants
-    }
-    found: dict[str, dict[int, NDArray[Any]]] = {}
-    for node in model.graph.node:
-        for place, name in enumerate(node.input):
-            if name in undone:
-                arrays = [numpy_helper.to_array(constants[each]) for each in undone[name].input]
-                found.setdefault(node.name, {})[place] = _dequantized(undone[name], arrays)
-    return found
-
-
-def _dequantized(node: NodeProto, arrays: list[NDArray[Any]]) -> NDArray[Any]:
-    """Return (integers - zero point) * scale along the node's axis, as ONNX defines it."""
-    axis = next((each.i for each in node.attribute if each.name == "axis"), 1)
-    integers, scale, *zeros = arrays
-    shape = [1] * integers.ndim
-    if scale.size > 1:
-        shape[axis] = scale.size
-    zero = zeros[0].astype(np.int64).reshape(shape) if zeros else 0
-    floats: NDArray[Any] = (integers.astype(np.int64) - zero) * scale.reshape(shape)
-    return floats.astype(scale.dtype)
 
 
 def _set_constant(model: ModelProto, node: NodeProto, place: int, values: NDArray[Any]) -> None:

@@ -7,7 +7,8 @@ and over crossing tensors, so the cheapest split of all is a minimum s-t cut and
 (Greig, Porteous & Seheult 1989, "Exact maximum a posteriori estimation for binary images"; the
 shared border of a tensor is the auxiliary node of Kohli, Kumar & Torr 2007, "P3 & Beyond").
 
-An operator's harm to quality can be charged as milliseconds on top of its integer time.
+Harm to quality can be charged as milliseconds: that of an operator's rounded weights on top of its
+integer time, that of a rounded activation once, where an integer operator makes it or reads it.
 """
 
 from __future__ import annotations
@@ -49,10 +50,17 @@ class Operator:
 
 @dataclass(frozen=True)
 class Border:
-    """Milliseconds that a tensor costs at a border."""
+    """Milliseconds that a tensor costs.
+
+    Attributes:
+        quantize_ms: where floats make it and integers read it.
+        dequantize_ms: where integers make it and floats read it.
+        rounded_ms: where integers make it or read it, charged for the harm of rounding it.
+    """
 
     quantize_ms: float
     dequantize_ms: float
+    rounded_ms: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -78,7 +86,8 @@ def cheapest_split(
         flow.add(_Flow.SOURCE, operator.name, operator.integer_ms)
         flow.add(operator.name, _Flow.SINK, operator.float_ms)
     makers = {tensor: operator.name for operator in operators for tensor in operator.outputs}
-    readers: dict[str, list[str]] = {tensor: [_Flow.SOURCE] for tensor in outputs}
+    readers: dict[str, list[str]] = {tensor: [] for tensor in makers}
+    readers |= {tensor: [_Flow.SOURCE] for tensor in outputs}
     for operator in operators:
         for tensor in operator.inputs:
             readers.setdefault(tensor, []).append(operator.name)
@@ -105,13 +114,18 @@ class _Flow:
             self._edges[key] = self._edges.get(key, 0.0) + milliseconds
 
     def add_border(self, tensor: str, maker: str, readers: Sequence[str], border: Border) -> None:
-        """Charge a tensor once per direction in which it crosses."""
+        """Charge a tensor once per direction in which it crosses, and once where it is rounded."""
         into, back = f"\0quantized {tensor}", f"\0dequantized {tensor}"
+        rounded = f"\0rounded {tensor}"
         self.add(maker, into, border.quantize_ms)
         self.add(back, maker, border.dequantize_ms)
         for reader in readers:
             self.add(into, reader, math.inf)
             self.add(reader, back, math.inf)
+        if border.rounded_ms:
+            self.add(self.SOURCE, rounded, border.rounded_ms)
+            for member in (maker, *readers):
+                self.add(rounded, member, math.inf)
 
     def cut(self, most_ms: float) -> tuple[set[str], float]:
         """Return the names that stay on floats, and the cost of the minimum cut in ms.

@@ -22,6 +22,8 @@ def time_of(integer, operators, borders, outputs):
             total += border.dequantize_ms
         if not is_made_integer and any(readers):
             total += border.quantize_ms
+        if is_made_integer or any(readers):
+            total += border.rounded_ms
     return total
 
 
@@ -44,7 +46,7 @@ def graphs(draw):
         integer_ms = draw(st.one_of(ms, st.just(math.inf)))
         operators.append(Operator(f"n{index}", tuple(inputs), (f"t{index}",), draw(ms), integer_ms))
     tensors = ["x", *(f"t{i}" for i in range(count))]
-    borders = {tensor: Border(draw(ms), draw(ms)) for tensor in tensors}
+    borders = {tensor: Border(draw(ms), draw(ms), draw(ms)) for tensor in tensors}
     outputs = draw(st.lists(st.sampled_from(tensors[1:]), min_size=1, unique=True))
     return operators, borders, outputs
 

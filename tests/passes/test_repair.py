@@ -12,7 +12,7 @@ from aigc_compress.errors import PassError
 from aigc_compress.passes import Context, QuantizeConfig
 from aigc_compress.passes.operators import operators_at_run_time, with_node_names
 from aigc_compress.passes.quantize import QuantizePass
-from aigc_compress.passes.quantize.repairs import asked, repairs, unrepaired
+from aigc_compress.passes.quantize.repairs import repairs
 from aigc_compress.passes.quantize.static import quantize_static
 
 ALL = {"equalize": True, "smooth": 0.5, "rounding": "adaptive", "correct_bias": True}
@@ -238,11 +238,3 @@ def test_repairs_of_a_mode_that_is_not_static_are_refused():
     config = QuantizeConfig(mode="dynamic", rounding="adaptive", smooth=0.5)
     with pytest.raises(PassError, match="smooth, rounding repair static quantization"):
         QuantizePass().run(artifact, config, context((4, 6, 32)))
-
-
-def test_a_scheme_without_its_repairs_is_the_plain_one():
-    plain = QuantizeConfig(mode="static", ranges="auto", reduce_range=True)
-    changes = {"equalize": True, "smooth": 0.5, "rounding": "adaptive", "correct_bias": True}
-    repaired = plain.model_copy(update=changes)
-    assert asked(repaired) == ("equalize", "smooth", "rounding", "correct_bias")
-    assert unrepaired(repaired) == plain

@@ -27,7 +27,7 @@ def quantize_dynamic(
     )
     fixed = {
         "op_types_to_quantize": ["MatMul"],
-        "nodes_to_exclude": list(config.keep_float),
+        "nodes_to_exclude": _kept_float(model, config),
         "per_channel": config.per_channel,
         "reduce_range": config.reduce_range,
         "weight_type": QuantType.QInt8,
@@ -43,6 +43,13 @@ def quantize_dynamic(
         "given_up": given_up,
     }
     return quantized, {"dynamic": told}
+
+
+def _kept_float(model: ModelProto, config: QuantizeConfig) -> list[str]:
+    """Return the nodes that stay as they are: where some are named as integer, all others do."""
+    if config.only is None:
+        return [*config.keep_float]
+    return [node.name for node in model.graph.node if node.op_type == "MatMul"]
 
 
 def weights_told(config: QuantizeConfig, *, per_channel: bool) -> str:

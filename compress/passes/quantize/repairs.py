@@ -27,7 +27,7 @@ from aigc_compress.passes.smooth import smooth, smoothable
 
 from .config import QuantizeConfig
 
-__all__ = ["asked", "repair_floats", "repair_integers", "repairs", "unrepaired", "without_effect"]
+__all__ = ["asked", "repair_floats", "repair_integers", "repairs", "without_effect"]
 
 Told = dict[str, dict[str, Any]]
 
@@ -71,12 +71,6 @@ def _has_layers(model: ModelProto) -> bool:
     constants = {each.name for each in model.graph.initializer}
     nodes = (node for node in model.graph.node if node.op_type in ("Conv", "Gemm", "MatMul"))
     return any(node.input[1] in constants for node in nodes)
-
-
-def unrepaired(config: QuantizeConfig) -> QuantizeConfig:
-    """Return a scheme without its repairs."""
-    defaults = QuantizeConfig().model_dump(include=set(NO_EFFECT))
-    return config.model_copy(update=defaults)
 
 
 def asked(config: QuantizeConfig) -> tuple[str, ...]:

@@ -19,6 +19,7 @@ from aigc_compress.passes.ranges import Range, calibrate, choose_ranges, to_tens
 from .config import QuantizeConfig
 from .dynamic import weights_told
 from .repairs import repair_floats, repair_integers, without_effect
+from .shield import shield_floats
 from .tools import first_that_works
 
 __all__ = ["ANCHORS", "FOLLOWERS", "integer_region", "quantize_static"]
@@ -88,6 +89,7 @@ def quantize_static(
         named,
         attempts,
     )
+    shielded = shield_floats(quantized)
     quantized, mended = repair_integers(named, quantized, config, context)
     repaired |= mended
     told = {
@@ -99,6 +101,8 @@ def quantize_static(
     }
     if repaired:
         told["repairs"] = repaired
+    if shielded:
+        told["shielded"] = shielded
     return quantized, {"static": told}
 
 

@@ -1,0 +1,64 @@
+"""What a split leaves float between integers stays float, weights and all."""
+
+import numpy as np
+import onnxruntime
+import pytest
+from onnx import numpy_helper, parser
+
+from aigc_compress.artifact import Artifact
+from aigc_compress.closeness import lowest_agreement_db
+from aigc_compress.engines.ort import OrtSession, optimized
+from aigc_compress.machine import machine_scheme
+from aigc_compress.passes import Context, QuantizeConfig
+from aigc_compress.passes.quantize.static import quantize_static
+
+CHAIN = """<ir_version: 8, opset_import: ["" : 17]>
+g (float[1, 4, 8, 8] x) => (float[1, 4, 8, 8] y)
+{ a = Conv<pads = [1, 1, 1, 1]>(x, w1)  ra = Relu(a)
+  b = Conv<pads = [1, 1, 1, 1]>(ra, w2)  %s
+  y = Conv<pads = [1, 1, 1, 1]>(%s, w3) }"""
+BEHIND = {"nothing": "", "Relu": "rb = Relu(b)", "Clip": "rb = Clip(b, low)"}
+
+
+def chain(behind):
+    """Three convolutions; the channels of the second differ 1000 times in size."""
+    model = parser.parse_model(CHAIN % (BEHIND[behind], "rb" if BEHIND[behind] else "b"))
+    rng = np.random.default_rng(0)
+    for name in ("w1", "w2", "w3"):
+        values = rng.normal(size=(4, 4, 3, 3)).astype(np.float32)
+        if name == "w2":
+            values *= np.float32([1000, 1, 1, 1]).reshape(4, 1, 1, 1)
+        if name == "w3":
+            values *= np.float32([1e-3, 1, 1, 1]).reshape(1, 4, 1, 1)
+        model.graph.initializer.append(numpy_helper.from_array(values, name))
+    model.graph.initializer.append(numpy_helper.from_array(np.float32(0.0), "low"))
+    for place, node in enumerate(model.graph.node):
+        node.name = f"{node.op_type}_{place}"
+    return model
+
+
+@pytest.mark.parametrize("behind", BEHIND)
+def test_a_float_convolution_between_integers_keeps_its_weights(behind):
+    model = chain(behind)
+    convolutions = [node.name for node in model.graph.node if node.op_type == "Conv"]
+    others = [node.name for node in model.graph.node if node.name != convolutions[1]]
+    rng = np.random.default_rng(1)
+    feeds = [{"x": rng.normal(size=(1, 4, 8, 8)).astype(np.float32)} for _ in range(3)]
+    settings = {**machine_scheme().settings, "mode": "static", "only": tuple(others)}
+    context = Context(tuple(feeds), tuple(feeds))
+    quantized, told = quantize_static(model, QuantizeConfig(**settings), context)
+    assert told["static"]["shielded"] == [convolutions[1]]
+    runs = [node.op_type for node in optimized(quantized).graph.node]
+    assert runs.count("QLinearConv") == 2
+    assert runs.count("Conv") + runs.count("FusedConv") == 1
+    as_written = [run_as_written(quantized, each) for each in feeds]
+    session = OrtSession(Artifact("onnx", quantized), threads=1)
+    assert lowest_agreement_db(as_written, [session.run(each) for each in feeds]) > 40
+
+
+def run_as_written(model, feeds):
+    """Return the outputs without ONNX Runtime's optimizations, which round nothing then."""
+    options = onnxruntime.SessionOptions()
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+    session = onnxruntime.InferenceSession(model.SerializeToString(), options)
+    return {"y": session.run(["y"], feeds)[0]}
