@@ -25,7 +25,7 @@ from aigc_compress.artifact import Artifact
 from aigc_compress.engines.ort import create_session, optimized, session_options
 from aigc_compress.errors import PassError, first_line
 from aigc_compress.meter import NodeTime
-from aigc_compress.passes.operators import is_integer, with_node_names
+from aigc_compress.passes.operators import all_nodes, is_integer, with_node_names
 from aigc_compress.task import Feeds
 
 from .counting import NodeCost, count_graph
@@ -171,7 +171,8 @@ def profile_outputs(
     named = with_node_names(model)
     events = _record(named, feeds, threads=threads, calls=WARMUP_CALLS + calls)
     times = read_times(events, dropped=WARMUP_CALLS)
-    outputs = {node.name: node.output[0] for node in optimized(named).graph.node if node.output}
+    nodes = all_nodes(optimized(named).graph)
+    outputs = {node.name: node.output[0] for node in nodes if node.name and node.output}
     found = {}
     for name, time in times.items():
         output = outputs.get(TRANSPOSED.sub("", name))

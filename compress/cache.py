@@ -13,7 +13,7 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -166,7 +166,7 @@ def digest(artifact: Artifact) -> str:
     return sha.hexdigest()
 
 
-def digest_feeds(feeds: Sequence[Feeds]) -> str:
+def digest_feeds(feeds: Iterable[Feeds]) -> str:
     """Return the SHA-256 of sets of feeds: names, dtypes, shapes and values."""
     sha = hashlib.sha256()
     for each in feeds:

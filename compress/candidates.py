@@ -17,7 +17,7 @@ from typing import Any
 
 from .artifact import Artifact
 from .cache import Cache, digest
-from .errors import AigcCompressError, StoppedError, first_line
+from .errors import AigcCompressError, PassError, StoppedError, first_line
 from .gate import Candidate, Finding
 from .machine import machine_scheme
 from .passes import PASSES, Context, Mode, QuantizeConfig
@@ -27,6 +27,7 @@ from .passes.quantize.repairs import repair_floats, repairs
 from .passes.quantize.static import ANCHORS
 from .passes.recurrent import quantize_recurrent
 from .pipeline import run_passes
+from .preparing import fold, lower, spell
 from .refine import Sensitivity, measure_sensitivity, node_operators, splits, with_only
 from .schemes import Scheme
 from .task import Feeds
@@ -166,33 +167,32 @@ class Maker:
 
     def _floats(self) -> tuple[list[Candidate], list[tuple[str, Artifact]]]:
         """Return FP32 candidates, and the graphs that quantization begins with by their suffix."""
-        # Some forms of a lowered ConvTranspose need Col2Im, which came with opset 18.
-        is_transposed = _operators(self._baseline)["ConvTranspose"] > 0
-        settings = {"opset": 18} if is_transposed else {}
-        folded = self._passed(FOLDED, self._baseline, "fold", settings)
-        if folded.artifact is None:
-            return [folded], []
-        made, bases = [folded], [self._spelled("", folded.artifact)]
-        if _operators(folded.artifact)["ConvTranspose"]:
+        try:
+            folded = fold(self._baseline, self._take)
+        except PassError as error:
+            return [Candidate(FOLDED, failure=first_line(error))], []
+        made, bases = [Candidate(FOLDED, folded)], [self._spelled("", folded)]
+        if _operators(folded)["ConvTranspose"]:
             floats = {"precision": "float"}
-            made.append(self._passed("FP32, lowered", folded.artifact, "lower", floats))
-            integers = {"precision": "integer"}
-            lowered = self._passed(LOWERED, folded.artifact, "lower", integers)
-            if lowered.artifact is None:
-                self.notes.append(f"ConvTranspose was not lowered for integers: {lowered.failure}")
-            else:
-                bases.append(self._spelled(f", {LOWERED}", lowered.artifact))
+            made.append(self._passed("FP32, lowered", folded, "lower", floats))
+        lowered = lower(folded, self._take, self.notes.append)
+        if lowered is not None:
+            bases.append(self._spelled(f", {LOWERED}", lowered))
         return made, bases
 
     def _spelled(self, suffix: str, base: Artifact) -> tuple[str, Artifact]:
         """Return a graph with its activations spelled for integers, and a suffix that says so."""
-        spelled = self._passed(SPELLED, base, "activations", {})
-        if spelled.artifact is None:
-            self.notes.append(f"Activations were not spelled for integers: {spelled.failure}")
+        spelled = spell(base, self._take, self.notes.append)
+        if not _writes_activations(spelled):
             return suffix, base
-        if not _writes_activations(spelled.artifact):
-            return suffix, base
-        return f"{suffix}, {SPELLED}", spelled.artifact
+        return f"{suffix}, {SPELLED}", spelled
+
+    def _take(self, name: str, before: Artifact, settings: Mapping[str, Any]) -> Artifact:
+        """Return what a pass makes; raises PassError."""
+        made = self._passed(name, before, name, settings)
+        if made.artifact is None:
+            raise PassError(made.failure)
+        return made.artifact
 
     def _schemes(self, suffix: str, base: Artifact) -> Iterator[_Scheme]:
         for told, settings in self._settings(_operators(base), is_lowered=LOWERED in suffix):

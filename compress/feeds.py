@@ -1,29 +1,20 @@
-"""Feeds for any model: from an .npz file, from rules like `z=normal(0,1)`, or seeded noise."""
+"""Feeds for any model without data: from rules like `z=normal(0,1)`, or seeded noise."""
 
 from __future__ import annotations
 
 import re
-import zipfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from .artifact import TensorSpec
-from .errors import (
-    FeedError,
-    InputFileError,
-    UsageError,
-    first_line,
-    missing_file,
-    unknown_name,
-)
+from .errors import FeedError, UsageError, unknown_name
 from .task import Feeds
 
-__all__ = ["FeedRules", "parse_rules", "read_npz"]
+__all__ = ["FeedRules", "parse_rules"]
 
 RULE = re.compile(r"^(?P<name>[^=]+)=(?P<kind>[a-z]+)\((?P<arguments>[^()]*)\)$")
 Generator = np.random.Generator
@@ -114,49 +105,6 @@ def parse_rules(feeds: Sequence[str], shapes: Sequence[str]) -> FeedRules:
         else:
             whole[name] = numbers
     return FeedRules(draws, sizes, whole)
-
-
-def read_npz(path: Path, inputs: Sequence[TensorSpec]) -> tuple[Feeds, ...]:
-    """Read one array per input with a leading sample axis: array[i] is fed for sample i.
-
-    Raises:
-        InputFileError: no .npz of plain arrays.
-        FeedError: names, dtypes or numbers of samples do not fit the model's inputs.
-    """
-    if not path.is_file():
-        raise missing_file(path)
-    arrays = _read_arrays(path)
-    names = [spec.name for spec in inputs]
-    if sorted(arrays) != sorted(names):
-        raise FeedError(
-            f"{path} holds {sorted(arrays)}, the model's inputs are {sorted(names)}."
-            " Store one array per input under its name, with a leading sample axis."
-        )
-    counts = {name: len(array) if array.ndim else 0 for name, array in arrays.items()}
-    if len(set(counts.values())) != 1 or 0 in counts.values():
-        raise FeedError(f"{path} must hold the same number of samples per input, not {counts}.")
-    return tuple(
-        {name: np.asarray(arrays[name][index]) for name in names}
-        for index in range(counts[names[0]])
-    )
-
-
-def _read_arrays(path: Path) -> dict[str, NDArray[Any]]:
-    if not zipfile.is_zipfile(path):
-        raise InputFileError(
-            f"{path} is not an .npz file of plain arrays: it is empty, cut off or something else."
-        )
-    try:
-        with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
-            arrays = {name: archive[name] for name in archive.files}
-    except Exception as error:  # numpy's parser of damaged headers raises whatever it runs into
-        raise InputFileError(
-            f"{path} is not an .npz file of plain arrays: {first_line(error)}"
-        ) from error
-    other = [name for name, array in arrays.items() if not isinstance(array, np.ndarray)]
-    if other:
-        raise InputFileError(f"{path} is not an .npz file of plain arrays: {other} are none.")
-    return arrays
 
 
 def _numbers(text: str, count: int, rule: str) -> tuple[float, ...]:

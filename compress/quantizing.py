@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -17,7 +17,7 @@ from .budget import LEAST_SQNR_DB, Budget, Judgement
 from .cache import Cache, CachedMeter, cache_root, digest, digest_feeds
 from .candidates import Maker, Search
 from .engines import check_feeds
-from .errors import StoppedError, unknown_name
+from .errors import PassError, StoppedError, first_line, unknown_name
 from .gate import Candidate, Finding, Gate, Gated, GateOptions
 from .loading import load_artifact
 from .machine import machine_scheme
@@ -26,6 +26,7 @@ from .passes.saturation import find_saturation
 from .schemes import SCHEMES, Scheme
 from .storage import digest_file
 from .task import Feeds, OnStep
+from .why_not import NodeReport, choice_of, why_not
 from .workload import FeedOptions, Workload, make_workload
 
 __all__ = ["QuantizeOptions", "QuantizeResult", "quantize"]
@@ -78,6 +79,7 @@ class QuantizeResult:
         sizes: bytes of the FP32 graph and of the answer.
         notes: what the user should know.
         threads: intra-op threads of the measurement.
+        nodes: what runs on integers and what does not, and why; the longest time first.
     """
 
     artifact: Artifact
@@ -86,6 +88,7 @@ class QuantizeResult:
     sizes: tuple[int, int]
     notes: tuple[str, ...]
     threads: int
+    nodes: tuple[NodeReport, ...] = ()
 
     @property
     def speedup(self) -> RatioInterval:
@@ -111,6 +114,7 @@ class QuantizeResult:
             **self.evidence(),
             "scheme": self.numbers.get("scheme", {}),
             "operators": self.numbers.get("operators", {"int8": {}, "float": {}, "reasons": {}}),
+            "nodes": [each.document() for each in self.nodes],
             "notes": list(self.notes),
         }
 
@@ -185,9 +189,10 @@ class _Quantization:
         feeds = workload.timing_feeds(batch=1, length=1, seed=options.seed)
         check_feeds(feeds, graph_tensors(baseline.payload)[0])
         calibration = workload.calibration(seed=options.seed)
+        self._feeds = feeds
         self._cache = _open_cache(baseline, workload, (feeds, *calibration), options)
         quick = QuickMeter(threads=options.plan.threads, seed=options.seed)
-        meter = CachedMeter(quick, self._cache)
+        meter = self._meter = CachedMeter(quick, self._cache)
         search = _search(options, has_task=workload.has_baseline_quality)
         checks = workload.check_feeds()
         context = Context(checks, calibration, options.seed, on_step=on_step, meter=meter)
@@ -244,7 +249,17 @@ class _Quantization:
         threads = self._options.plan.threads
         result = QuantizeResult(winner, self._output, gated, sizes, notes, threads)
         _write(gated.winner, result.evidence(), self._output, self._options)
-        return result
+        return self._explained(result)
+
+    def _explained(self, result: QuantizeResult) -> QuantizeResult:
+        """Return the result with its nodes, or with a note why there are none."""
+        choice = choice_of(result.gated.winner.name, result.gated.findings)
+        try:
+            nodes = why_not(result.artifact, self._meter, self._feeds, choice=choice)
+        except PassError as error:
+            told = f"Nodes were not timed: {first_line(error)}"
+            return replace(result, notes=(*result.notes, told))
+        return replace(result, nodes=nodes)
 
     def _notes(self) -> list[str]:
         notes = [*self._maker.notes]

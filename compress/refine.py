@@ -86,8 +86,10 @@ def measure_sensitivity(
         chosen = {"tensors": [*tensors], "weights": [*weights]}
         return lowest_agreement_db(wanted, [fake.run(each, **chosen) for each in feeds])
 
-    roundings = [(f"tensor {name}", ([name], [])) for name in fake.tensors]
-    roundings += [(f"weights of {name}", ([], [name])) for name in fake.weights]
+    roundings: list[tuple[str, tuple[list[str], list[str]]]] = [
+        *((f"tensor {name}", ([name], [])) for name in fake.tensors),
+        *((f"weights of {name}", ([], [name])) for name in fake.weights),
+    ]
     noise = {key: known[key] for key, _ in roundings if key in known} if known else {}
     deadline = time.monotonic() + most_seconds
     for key, chosen in roundings:
@@ -230,7 +232,7 @@ class _Pricing:
             for each in self.operators
         ]
         none = Border(0.0, 0.0)
-        borders = self.borders | {
+        borders = {**self.borders} | {
             name: replace(self.borders.get(name, none), rounded_ms=rate * noise)
             for name, noise in tensors.items()
         }

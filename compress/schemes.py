@@ -40,7 +40,7 @@ class Scheme:
         told: the instruction set, in words.
         activations: dtype of activations, one scale per tensor.
         is_symmetric: whether activations have zero point 0; weights always do.
-        weight_bits: bits that weights use of their eight.
+        weight_bits: bits that weights use of their eight; 7: or as many as pairs allow.
         reason: why this and nothing else.
         operators: ONNX operators that have integer kernels there, LSTM with ranges measured at
             run time.
@@ -83,8 +83,8 @@ _TABLE = (
         "uint8",
         False,
         7,
-        "VPMADDUBSW adds two u8 x s8 products in int16, which saturates from 8-bit weights; int8 or"
-        " uint8 on both sides is exact but slower",
+        "VPMADDUBSW adds two u8 x s8 products in int16, which saturates from 8-bit weights; scales"
+        " per channel that keep every such pair within int16 cost less than 7 bits do",
         measured=True,
     ),
     Scheme(

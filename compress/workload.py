@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from itertools import islice
 from pathlib import Path
 from typing import Protocol
 
@@ -14,7 +13,8 @@ from .artifact import Artifact, TensorSpec, graph_tensors
 from .engines import check_feeds
 from .engines.ort import OrtSession
 from .errors import FeedError, PassError, UsageError
-from .feeds import FeedRules, parse_rules, read_npz
+from .feeds import FeedRules, parse_rules
+from .npz import read_npz
 from .task import Exhibit, Feeds, OnStep, Quality, Runner, Split, Task
 
 __all__ = ["FeedOptions", "FeedWorkload", "TaskWorkload", "Workload", "make_workload"]
@@ -23,11 +23,12 @@ GUESSED_SIZES = (1, 8, 32, 64, 128, 224, 512)
 CALIBRATION_SAMPLES = 200
 RNN_CALIBRATION_SAMPLES = 12_800
 EVALUATION_SETS = 32
+VALIDATION_SAMPLES = 256  # of a user's calibration feeds, that every candidate is judged on
 
 
 @dataclass(frozen=True)
 class FeedOptions:
-    """What the user says about feeds; see `compress/feeds.py` for the forms."""
+    """What the user says about feeds; see `feeds.py` and `npz.py` for the forms."""
 
     calibration: Path | None = None
     evaluation: Path | None = None
@@ -67,7 +68,7 @@ class Workload(Protocol):
         """Return sets of feeds of at least two sizes where axes are dynamic."""
         ...
 
-    def calibration(self, *, seed: int) -> tuple[Feeds, ...]:
+    def calibration(self, *, seed: int) -> Sequence[Feeds]:
         """Return the feeds that ranges are read from."""
         ...
 
@@ -90,6 +91,13 @@ class Workload(Protocol):
 
         Choices are made on the `validation` split, and what is reported comes from `test`. Without
         `with_details` only the value is promised.
+        """
+        ...
+
+    def search_notes(self, *, samples: int | None) -> tuple[str, ...]:
+        """Return what the user should know about the feeds that choices are made on.
+
+        `samples` is what `measure` is told.
         """
         ...
 
@@ -146,6 +154,10 @@ class TaskWorkload:
             with_details=with_details,
         )
 
+    def search_notes(self, *, samples: int | None) -> tuple[str, ...]:
+        """Return nothing: a task has a split to choose on."""
+        return ()
+
     def exhibit(self, runner: Runner, *, seed: int) -> Exhibit | None:
         """Return the task's exhibit."""
         return self.task.exhibit(runner, seed=seed)
@@ -157,8 +169,8 @@ class FeedWorkload:
 
     inputs: tuple[TensorSpec, ...]
     rules: FeedRules
-    calibration_feeds: tuple[Feeds, ...] = ()
-    evaluation_feeds: tuple[Feeds, ...] = ()
+    calibration_feeds: Sequence[Feeds] = ()
+    evaluation_feeds: Sequence[Feeds] = ()
     notes: tuple[str, ...] = ()
     calibration_notes: tuple[str, ...] = ()
     has_baseline_quality: bool = False
@@ -166,9 +178,11 @@ class FeedWorkload:
     def check_feeds(self) -> tuple[Feeds, ...]:
         """Return a few of the user's feeds, or noise."""
         given = self.evaluation_feeds or self.calibration_feeds
-        return given[:2] or tuple(self.rules.make(self.inputs, seed=s, batch=s) for s in (1, 2))
+        return tuple(given[:2]) or tuple(
+            self.rules.make(self.inputs, seed=s, batch=s) for s in (1, 2)
+        )
 
-    def calibration(self, *, seed: int) -> tuple[Feeds, ...]:
+    def calibration(self, *, seed: int) -> Sequence[Feeds]:
         """Return the user's calibration feeds, or noise."""
         return self.calibration_feeds or self._noise(seed)
 
@@ -198,12 +212,25 @@ class FeedWorkload:
         """Return the SQNR of the worst output over the evaluation feeds.
 
         Validation takes the calibration feeds, whose ranges are known: it is on the bright side.
+        Every candidate is judged there, so a bounded number spread over all stands for them.
         """
         if split == "validation":
             feeds = self.calibration_feeds or self._noise(seed + 2_000)
+            feeds = feeds[:: _stride(len(feeds))] if samples is None else feeds
         else:
             feeds = self.evaluation_feeds or self._noise(seed + 1_000)
-        return measure_sqnr(reference, runner, list(islice(feeds, samples)))
+        return measure_sqnr(reference, runner, feeds[:samples])
+
+    def search_notes(self, *, samples: int | None) -> tuple[str, ...]:
+        """Return that a part of the calibration feeds stood for all, where it did."""
+        count = len(self.calibration_feeds)
+        judged = len(range(0, count, _stride(count)))
+        if samples is not None or judged == count:
+            return ()
+        return (
+            f"Candidates were compared on {judged} of the {count} calibration samples, spread"
+            " evenly over them; what is reported of the answer rests on all. --samples sets both.",
+        )
 
     def exhibit(self, runner: Runner, *, seed: int) -> Exhibit | None:
         """Return None: without a task nobody knows how the outputs look."""
@@ -211,6 +238,11 @@ class FeedWorkload:
 
     def _noise(self, seed: int) -> tuple[Feeds, ...]:
         return tuple(self.rules.make(self.inputs, seed=seed + i) for i in range(EVALUATION_SETS))
+
+
+def _stride(count: int) -> int:
+    """Return the step at which VALIDATION_SAMPLES or fewer are spread over a number of samples."""
+    return max(1, -(-count // VALIDATION_SAMPLES))
 
 
 def make_workload(artifact: Artifact, options: FeedOptions) -> Workload:
@@ -242,9 +274,9 @@ def make_workload(artifact: Artifact, options: FeedOptions) -> Workload:
 
 
 def _with_files(workload: FeedWorkload, options: FeedOptions) -> FeedWorkload:
-    def read(path: Path | None) -> tuple[Feeds, ...]:
+    def read(path: Path | None) -> Sequence[Feeds]:
         feeds = read_npz(path, workload.inputs) if path else ()
-        for each in feeds:
+        for each in feeds[:1]:  # all samples of an array have one shape and dtype
             check_feeds(each, workload.inputs)
         return feeds
 

@@ -13,6 +13,7 @@ from onnx import parser
 
 from aigc_compress.checkpoint import Checkpoint, write_checkpoint
 from aigc_compress.cli import app
+from aigc_compress.machine import machine_scheme
 from aigc_compress.meter import NodeTime
 from aigc_compress.models.cnn import CnnConfig
 from aigc_compress.models.gan import GanConfig
@@ -24,6 +25,8 @@ TINY = {
     "gan": GanConfig(latent=4, widths=(4, 4, 4)),
     "rnn": RnnConfig(alphabet="\n In the beginning", layers=1, hidden=4, embedding=4),
 }
+# Without VNNI, x86 adds two u8 x s8 products in int16: weights of 8 bits saturate there.
+SATURATES = machine_scheme().weight_bits < 8
 # Where tests run in the background of a shell, SIGINT is ignored, and processes inherit that.
 CODE = """import signal
 signal.signal(signal.SIGINT, signal.default_int_handler)

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from aigc_compress.artifact import TensorSpec
 from aigc_compress.engines import check_feeds
 from aigc_compress.errors import FeedError, UsageError
-from aigc_compress.feeds import parse_rules, read_npz
+from aigc_compress.feeds import parse_rules
 
 IMAGE = TensorSpec("x", "float32", ("N", 3, "H", "W"))
 COUNT = TensorSpec("n", "int64", ("N",))
@@ -63,18 +63,3 @@ def test_any_text_is_parsed_or_refused(text):
     for words in (([text], []), ([], [text])):
         with contextlib.suppress(UsageError):
             parse_rules(*words)
-
-
-@given(st.integers(1, 5), st.integers(1, 4))
-def test_sample_i_of_a_file_is_row_i_of_its_arrays(tmp_path_factory, count, batch):
-    path = tmp_path_factory.mktemp("feeds") / "feeds.npz"
-    rng = np.random.default_rng(count)
-    images = rng.standard_normal((count, batch, 3, 2, 2)).astype(np.float32)
-    counts = rng.integers(9, size=(count, batch))
-    np.savez(path, n=counts, x=images)
-    feeds = read_npz(path, [IMAGE, COUNT])
-    assert len(feeds) == count
-    for index, each in enumerate(feeds):
-        check_feeds(each, (IMAGE, COUNT))
-        assert np.array_equal(each["x"], images[index])
-        assert np.array_equal(each["n"], counts[index])

@@ -72,9 +72,11 @@ FLOORS = {
                 "candidates",
                 "gate",
                 "pipeline",
+                "preparing",
                 "quantizing",
                 "refine",
                 "replay",
+                "why_not",
                 "workload",
             )
         ),

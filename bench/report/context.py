@@ -9,7 +9,9 @@ from . import sections, summary
 from .charts import times_ms
 from .document import Document
 from .groups import Entry, Group, group_rows
+from .matrix import make_matrices
 from .sections import missing
+from .wording import place_text
 
 __all__ = ["make_context"]
 
@@ -21,8 +23,10 @@ def make_context(documents: Sequence[Document]) -> dict[str, Any]:
     timed = [entry for entry in entries if entry.row.latency_ms is not None]
     return {
         "documents": documents,
-        "places": list(dict.fromkeys(map(_place, documents))),
-        "cards": summary.make_cards(groups),
+        "places": list(dict.fromkeys(map(place_text, documents))),
+        "matrices": make_matrices(groups),
+        "cards": summary.make_cards([g for g in groups if not g.entries[0].is_of_peer]),
+        "peer_cards": summary.make_cards([g for g in groups if g.entries[0].is_of_peer]),
         "tables": [(group, summary.make_lines(group)) for group in groups],
         "floors": summary.noise_floors(groups),
         "speed": sections.speed_figures(groups),
@@ -56,12 +60,6 @@ def _missing(groups: Sequence[Group], timed: Sequence[Entry]) -> dict[str, str]:
         "exhibits": missing(timed, _has_exhibit, "something to look at or read"),
         "operators": missing(candidates, lambda e: bool(e.row.operators), "operators at run time"),
     }
-
-
-def _place(document: Document) -> str:
-    threads = document.settings.get("threads")
-    told = "" if threads is None else f", {threads} thread{'' if threads == 1 else 's'}"
-    return (document.machine.cpu or "unknown processor") + told
 
 
 def _has_exhibit(entry: Entry) -> bool:

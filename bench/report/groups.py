@@ -9,6 +9,7 @@ from .document import Document, Row
 
 __all__ = ["Entry", "Group", "group_rows", "point_of"]
 
+PEERS = "aigc-compress/peers/1"
 SUFFIXES = (".onnx", ".pt", ".pt2", ".engine")
 
 
@@ -20,10 +21,19 @@ class Entry:
     document: Document
 
     @property
+    def model(self) -> str:
+        """Return the model's name without a file's suffix."""
+        return _without_suffix(self.row.model)
+
+    @property
     def title(self) -> str:
-        """Return the model's name without a file's suffix, and the peer's name."""
-        name = _without_suffix(self.row.model)
-        return f"{name} by {self.row.peer}" if self.row.peer else name
+        """Return the model's name, and the peer's."""
+        return f"{self.model} by {self.row.peer}" if self.row.peer else self.model
+
+    @property
+    def is_of_peer(self) -> bool:
+        """Whether the document compares toolkits rather than files."""
+        return self.document.schema_name == PEERS
 
     @property
     def is_control(self) -> bool:

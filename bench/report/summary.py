@@ -6,6 +6,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from .chips import Chip, quality_chip, speed_chip
 from .document import Quality, Row, Speedup
 from .groups import Entry, Group, point_of
 from .wording import (
@@ -20,16 +21,7 @@ from .wording import (
     size_text,
 )
 
-__all__ = ["Card", "Chip", "Line", "Scale", "make_cards", "make_lines", "noise_floors"]
-
-
-@dataclass(frozen=True)
-class Chip:
-    """A verdict: its word, a symbol that stands without colour too, and a tone."""
-
-    word: str
-    symbol: str
-    tone: str
+__all__ = ["Card", "Line", "Scale", "make_cards", "make_lines", "noise_floors"]
 
 
 @dataclass(frozen=True)
@@ -86,18 +78,6 @@ class Line:
     error: str | None
 
 
-SPEED_CHIPS = {
-    "faster": Chip("faster", "▲", "good"),
-    "slower": Chip("slower", "▼", "bad"),
-    "no difference shown": Chip("no difference shown", "≈", "calm"),
-}
-FAILED = Chip("failed", "✕", "bad")
-BASELINE = Chip("baseline", "○", "calm")
-UNKNOWN = Chip("not compared", DASH, "calm")
-WITHIN = Chip("within budget", "✓", "good")
-OUTSIDE = Chip("outside budget", "✕", "bad")
-
-
 def make_cards(groups: Sequence[Group]) -> list[Card]:
     """Return a card per candidate; its batch sizes and lengths stand together."""
     found: dict[tuple[int, str, str, str], list[tuple[Entry, Entry | None]]] = {}
@@ -141,7 +121,7 @@ def _card(entries: Sequence[Entry], baseline: Entry | None) -> Card:
         size_note=_size_note(before, row),
         scales=_scales([each.row for each in timed]),
         quality=quality,
-        quality_chip=_quality_chip(quality),
+        quality_chip=quality_chip(quality),
         budget_note=_budget_note(quality),
         error=None if timed else row.error,
     )
@@ -162,10 +142,10 @@ def _line(entry: Entry, baseline: Entry | None) -> Line:
         p90=DASH if p90 is None else "too few calls" if p90.high is None else ms_text(p90.value),
         speed=ratio_text(row.speedup.ratio) if row.speedup else DASH,
         interval=interval_text(row.speedup) if row.speedup else "",
-        chip=_chip(row),
+        chip=speed_chip(row),
         quality=number_text(quality.value) if quality else DASH,
         metric=quality.metric if quality else "",
-        quality_chip=None if row.is_baseline else _quality_chip(quality),
+        quality_chip=None if row.is_baseline else quality_chip(quality),
         budget_note="" if row.is_baseline else _budget_note(quality),
         is_baseline=row.is_baseline,
         error=row.error,
@@ -174,24 +154,10 @@ def _line(entry: Entry, baseline: Entry | None) -> Line:
 
 def _tone(entries: Sequence[Entry], quality: Quality | None) -> str:
     """Return bad where anything is worse than promised, good where something was gained."""
-    tones = {_chip(each.row).tone for each in entries}
+    tones = {speed_chip(each.row).tone for each in entries}
     if "bad" in tones or (quality is not None and not quality.within):
         return "bad"
     return "good" if "good" in tones else "calm"
-
-
-def _chip(row: Row) -> Chip:
-    if row.latency_ms is None:
-        return FAILED
-    if row.is_baseline:
-        return BASELINE
-    return SPEED_CHIPS[row.speedup.verdict] if row.speedup else UNKNOWN
-
-
-def _quality_chip(quality: Quality | None) -> Chip | None:
-    if quality is None:
-        return None
-    return WITHIN if quality.within else OUTSIDE
 
 
 def _budget_note(quality: Quality | None) -> str:
@@ -229,7 +195,7 @@ def _scale(row: Row, speedup: Speedup, span: float) -> Scale:
         label=point_of(row),
         text=ratio_text(speedup.ratio),
         interval=interval_text(speedup),
-        chip=_chip(row),
+        chip=speed_chip(row),
         one=50,
         low=low,
         high=high,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from .document import Quality, Row, Speedup
+from .document import Document, Quality, Row, Speedup
 from .groups import Entry, point_of
 
 __all__ = [
@@ -14,6 +14,7 @@ __all__ = [
     "interval_text",
     "ms_text",
     "number_text",
+    "place_text",
     "quality_clause",
     "ratio_text",
     "sentence",
@@ -78,6 +79,15 @@ def _end_text(end: float) -> str:
     return (
         f"{end:.3f}" if abs(end - 1) >= 0.0005 else ("just below 1" if end < 1 else "just over 1")
     )
+
+
+def place_text(document: Document, *, with_flags: bool = False) -> str:
+    """Return processor and threads, and what the processor can do if asked."""
+    told = document.machine.cpu or "unknown processor"
+    if with_flags and document.machine.flags:
+        told += f" with {', '.join(document.machine.flags)}"
+    threads = document.settings.get("threads")
+    return told if threads is None else f"{told}, {threads} thread{'' if threads == 1 else 's'}"
 
 
 def size_clause(before: int | None, after: int | None) -> str | None:

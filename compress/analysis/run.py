@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -21,11 +21,13 @@ from aigc_compress.passes.operators import (
     BORDERS,
     all_nodes,
     is_integer,
-    operators_at_run_time,
     with_node_names,
 )
+from aigc_compress.passes.quantize.blocked import Quantization
+from aigc_compress.passes.quantize.explained import float_reasons
 from aigc_compress.passes.saturation import Saturation, find_saturation
 from aigc_compress.pipeline import run_passes
+from aigc_compress.preparing import fold, lower, spell
 from aigc_compress.task import Feeds, OnStep
 from aigc_compress.workload import FeedOptions, Workload, make_workload
 
@@ -36,6 +38,9 @@ from .sites import Site, find_sites
 from .times import layer_times
 
 __all__ = ["AnalyzeOptions", "analyze"]
+
+PARTS = ("static", "dynamic")
+NO_FORM = "ONNX Runtime found no integer form"
 
 
 @dataclass(frozen=True)
@@ -88,7 +93,8 @@ def analyze(
     )
     if _is_quantized(baseline.payload):
         return _look_at_quantized(found, baseline.payload, context)
-    graph = with_node_names(_prepared(baseline, context).payload)
+    graph, notes = _prepared(baseline, context)
+    found = replace(found, notes=(*found.notes, *notes))
     sites = find_sites(graph)
     if not sites:
         return _noting(found, _nothing(graph))
@@ -114,28 +120,17 @@ def _look_at_quantized(found: Analysis, model: ModelProto, context: Context) -> 
     return _noting(replace(found, saturation=saturation, is_quantized=True), told)
 
 
-def _prepared(baseline: Artifact, context: Context) -> Artifact:
-    """Return the graph that `quantize` puts on integers: folded, lowered, and spelled for them."""
-    # Some forms of a lowered ConvTranspose need Col2Im, which came with opset 18.
-    settings = {"opset": 18} if _has_transposed(baseline) else {}
-    graph = _passed(baseline, "fold", settings, context)
-    steps: list[tuple[str, dict[str, Any]]] = [("activations", {})]
-    if _has_transposed(graph):
-        steps.insert(0, ("lower", {"precision": "integer"}))
-    for name, asked in steps:
-        try:
-            graph = _passed(graph, name, asked, context)
-        except PassError:  # `quantize` goes on without it too
-            continue
-    return graph
+def _prepared(baseline: Artifact, context: Context) -> tuple[ModelProto, tuple[str, ...]]:
+    """Return the graph that `quantize` puts on integers, and what could not be done for it."""
+    notes: list[str] = []
 
+    def take(name: str, before: Artifact, settings: Mapping[str, Any]) -> Artifact:
+        config = PASSES[name].config.model_validate(settings)
+        return run_passes(before, [(name, config)], context)
 
-def _has_transposed(artifact: Artifact) -> bool:
-    return any(node.op_type == "ConvTranspose" for node in all_nodes(artifact.payload.graph))
-
-
-def _passed(before: Artifact, name: str, settings: dict[str, Any], context: Context) -> Artifact:
-    return run_passes(before, [(name, PASSES[name].config.model_validate(settings))], context)
+    folded = fold(baseline, take)
+    lowered = lower(folded, take, notes.append) or folded
+    return with_node_names(spell(lowered, take, notes.append).payload), tuple(notes)
 
 
 def _config() -> QuantizeConfig:
@@ -150,7 +145,7 @@ def _measured(found: Analysis, forms: Forms, noise: NoiseMeter, timed: Feeds) ->
         found,
         whole=noise.whole(quantized),
         layers=tuple(noise.layer(site) for site in forms.sites),
-        stays_float=operators_at_run_time(quantized, forms.graph)["reasons"],
+        stays_float=float_reasons(quantized, Quantization(forms.config, PARTS, NO_FORM)),
     )
     found = replace(found, held=tuple(noise.without(found.worst)))
     found = replace(found, schemes=tuple(noise.schemes()))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -9,14 +10,17 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from aigc_compress.console import progress, say, show, show_json, show_table
-from aigc_compress.schemes import SCHEMES
 
 from . import options as common
 
 if TYPE_CHECKING:
     from aigc_compress.quantizing import QuantizeResult
+    from aigc_compress.why_not import NodeReport
 
-__all__ = ["quantize"]
+__all__ = ["quantize", "show_nodes"]
+
+NODES_SHOWN = 12
+NAME_SHOWN = 36  # characters, the last ones
 
 
 class ModeName(StrEnum):
@@ -27,7 +31,16 @@ class ModeName(StrEnum):
     dynamic = "dynamic"
 
 
-IsaName = StrEnum("IsaName", {name: name for name in SCHEMES if name != "tensorrt"})
+class IsaName(StrEnum):
+    """Processors with a scheme of their own that ONNX Runtime runs."""
+
+    avx2 = "avx2"
+    avx512 = "avx512"
+    vnni = "vnni"
+    amx = "amx"
+    arm = "arm"
+    arm_dotprod = "arm-dotprod"
+    arm_i8mm = "arm-i8mm"
 
 
 def quantize(
@@ -127,7 +140,7 @@ def _show(result: QuantizeResult) -> None:
     for line in detail_lines(result.judgement.quality.details):
         show(line)
     _show_candidates(result)
-    _show_operators(result)
+    show_nodes(result.nodes)
     for note in result.notes:
         say(f"Note: {note}")
     if result.gated.is_fallback:
@@ -147,13 +160,27 @@ def _show_candidates(result: QuantizeResult) -> None:
     show_table("candidates", ["candidate", "size", "speed", "why not"], rows)
 
 
-def _show_operators(result: QuantizeResult) -> None:
-    operators = result.numbers.get("operators")
-    if operators is None:
+def show_nodes(nodes: Sequence[NodeReport]) -> None:
+    """Print the nodes that take longest, with the reason of each, and a line about the rest."""
+    if not nodes:
         return
-    rows = [[op, str(n), "int8", ""] for op, n in operators["int8"].items()]
-    for op, count in operators["float"].items():
-        why = [f"{n} x {reason}" for reason, n in operators["reasons"].get(op, {}).items()]
-        rows.append([op, str(count), "float", "; ".join(why)])
-    rows += [[op, str(n), "overhead", "border"] for op, n in operators["overhead"].items()]
-    show_table("operators as ONNX Runtime runs them", ["operator", "count", "runs as", "why"], rows)
+    rows = [_node_cells(each) for each in nodes[:NODES_SHOWN]]
+    title = f"nodes as ONNX Runtime runs them, under its profiler: {_shares(nodes)}"
+    show_table(title, ["node", "operator", "runs as", "ms", "share", "why not, what helps"], rows)
+    if rest := nodes[NODES_SHOWN:]:
+        total_ms = sum(each.ms for each in rest)
+        share = sum(each.share for each in rest)
+        show(f"{len(rest)} more: {total_ms:.3f} ms, {share:.1%} (--json has them all)")
+
+
+def _node_cells(node: NodeReport) -> list[str]:
+    name = node.name if len(node.name) <= NAME_SHOWN else f"…{node.name[1 - NAME_SHOWN :]}"
+    why = f"{node.reason} -> {node.remedy}" if node.remedy else node.reason
+    return [name, node.operator, node.kind, f"{node.ms:.3f}", f"{node.share:.1%}", why]
+
+
+def _shares(nodes: Sequence[NodeReport]) -> str:
+    """Return the share of the time by kind, in words."""
+    kinds = ("integer", "float", "overhead")
+    shares = {kind: sum(each.share for each in nodes if each.kind == kind) for kind in kinds}
+    return ", ".join(f"{share:.0%} {kind}" for kind, share in shares.items())

@@ -6,7 +6,7 @@ import contextlib
 import io
 import logging
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -37,7 +37,7 @@ class Context:
     """
 
     check_feeds: tuple[Feeds, ...]
-    calibration: tuple[Feeds, ...] = ()
+    calibration: Sequence[Feeds] = ()
     seed: int = 0
     on_step: OnStep = field(default=_quiet)
     meter: Meter | None = None

@@ -17,6 +17,7 @@ from aigc_compress.errors import PassError, first_line
 from aigc_compress.task import Feeds
 
 from .base import Context, quiet_library
+from .folding import apply_rules
 from .operators import all_nodes
 
 __all__ = ["ExportConfig", "ExportPass", "example_arguments", "export_graph"]
@@ -112,6 +113,7 @@ def _export(module: Any, example: Feeds, config: ExportConfig) -> ModelProto:
                 dynamic_shapes=shapes,
                 input_names=list(module.input_names),
                 output_names=list(module.output_names),
+                optimize=False,  # onnxscript's default rules may change numbers
                 verbose=False,
             )
     except (torch.onnx.errors.OnnxExporterError, RuntimeError) as error:
@@ -133,10 +135,9 @@ def _like_signature(module: Any, axes: list[dict[int, Any]]) -> tuple[Any, ...]:
 def _fold_initializers(model: ModelProto) -> ModelProto:
     """Fold constants of any size: the exporter leaves LSTM weights behind Slice and Concat."""
     import onnx_ir as ir
-    from onnxscript import optimizer
 
     graph = ir.from_proto(model)
-    optimizer.optimize(graph, input_size_limit=2**31, output_size_limit=2**31)
+    apply_rules(graph)
     return ir.to_proto(graph)
 
 

@@ -98,6 +98,8 @@ class Observed:
 
     def _reaching(self, low: float, high: float) -> Observed:
         """Return the same values in bins that reach from `low` to `high` too."""
+        if self.low <= low and high <= self.high:
+            return self
         low, high = min(self.low, low), max(self.high, high)
         exponent = _narrowest(low, high, at_least=self.exponent)
         first, last = (_index(end, exponent) for end in (low, high))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from typing import Any
 
 import onnx
@@ -25,11 +25,6 @@ BORDERS = ("DequantizeLinear", "QuantizeLinear")
 RECURRENT = ("LSTM", "GRU", "RNN")
 STORED_SUFFIX = "_from_int8"  # of the floats made of weights that are stored as INT8
 COSTLY = ("Conv", "ConvTranspose", "Gemm", "MatMul", *RECURRENT)
-NO_KERNEL: Mapping[str, str] = {
-    "ConvTranspose": "ONNX Runtime has no integer kernel for it",
-    "GRU": "ONNX Runtime has no integer kernel for it; the dynamic mode rewrites it",
-    "RNN": "ONNX Runtime has no integer kernel for it",
-}
 ALIASES = {"FusedConv": "Conv", "FusedGemm": "Gemm", "FusedMatMul": "MatMul"}
 INTEGER_PREFIXES = (
     "QLinear",
@@ -40,13 +35,13 @@ INTEGER_PREFIXES = (
 )
 
 
-def operators_at_run_time(quantized: ModelProto, before: ModelProto) -> dict[str, Any]:
+def operators_at_run_time(quantized: ModelProto) -> dict[str, Any]:
     """Tell what ONNX Runtime runs on integers and what on floats, from its optimized graph.
 
     Returns:
         `int8` and `float`: number of operators by type; `weights_only`: those of the float ones
         whose weights are stored as INT8; `overhead`: Quantize- and DequantizeLinear left between
-        them; `reasons`: by type why costly ones stay float, each reason with its count.
+        them.
     """
     nodes: Counter[str] = Counter(
         ALIASES.get(str(n.op_type), str(n.op_type)) for n in all_nodes(optimized(quantized).graph)
@@ -60,7 +55,6 @@ def operators_at_run_time(quantized: ModelProto, before: ModelProto) -> dict[str
         "float": floating,
         "weights_only": dict(Counter(node.op_type for node in stored)),
         "overhead": overhead,
-        "reasons": _reasons(quantized, before, set(floating)),
     }
 
 
@@ -72,40 +66,6 @@ def _nodes_with_stored_weights(model: ModelProto) -> list[Any]:
         if node.op_type == "Mul" and node.output[0].endswith(STORED_SUFFIX)
     }
     return [n for n in model.graph.node if n.op_type == "ConvTranspose" and n.input[1] in made]
-
-
-def _reasons(
-    quantized: ModelProto, before: ModelProto, floating: set[str]
-) -> dict[str, dict[str, int]]:
-    """Return, for every costly type left in float, why, node by node, counted."""
-    constants = {each.name for each in before.graph.initializer}
-    stored = {node.output[0] for node in _nodes_with_stored_weights(quantized)}
-    top = {node.output[0] for node in before.graph.node}
-    reasons: dict[str, Counter[str]] = {}
-    still_float = {
-        (node.op_type, node.output[0])
-        for node in all_nodes(quantized.graph)
-        if node.op_type in floating
-    }
-    for node in all_nodes(before.graph):
-        if node.op_type not in COSTLY or (node.op_type, node.output[0]) not in still_float:
-            continue
-        why = _reason(node, constants, is_inside=node.output[0] not in top)
-        if node.output[0] in stored:
-            why += "; its weights are stored as INT8"
-        reasons.setdefault(node.op_type, Counter())[why] += 1
-    return {op: dict(counts) for op, counts in reasons.items()}
-
-
-def _reason(node: Any, constants: set[str], *, is_inside: bool) -> str:
-    if node.op_type in NO_KERNEL:
-        return NO_KERNEL[node.op_type]
-    if is_inside:
-        return "it stands inside an If, Loop or Scan, which the static tool does not enter"
-    weights = node.input[1:3] if node.op_type in RECURRENT else node.input[1:2]
-    if not constants.issuperset(weights):
-        return "its weights are computed, not constant"
-    return "the mode does not cover it, or ONNX Runtime found no integer form"
 
 
 def is_integer(op: str) -> bool:

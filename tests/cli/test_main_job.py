@@ -34,6 +34,8 @@ def test_fetch_then_quantize_gives_a_small_file_that_stock_onnx_runtime_runs(wor
         told["quality"]
     )
     assert {"int8", "float", "reasons"} <= set(told["operators"])
+    assert {each["kind"] for each in told["nodes"]} <= {"integer", "float", "overhead"}
+    assert sum(each["share"] for each in told["nodes"]) == pytest.approx(1)
     size = told["size_bytes"]
     if told["shipped"].startswith("FP32"):  # a machine on which integers are not faster
         assert all(each["reason"] for each in told["candidates"] if each["name"][:4] == "INT8")

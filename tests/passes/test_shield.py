@@ -62,3 +62,19 @@ def run_as_written(model, feeds):
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
     session = onnxruntime.InferenceSession(model.SerializeToString(), options)
     return {"y": session.run(["y"], feeds)[0]}
+
+
+def test_a_float_layer_that_shares_its_weights_with_an_integer_one_keeps_them():
+    model = chain("Relu")
+    for node in model.graph.node:
+        if node.op_type == "Conv":
+            node.input[1] = "w2"
+    convolutions = [node.name for node in model.graph.node if node.op_type == "Conv"]
+    others = tuple(node.name for node in model.graph.node if node.name != convolutions[1])
+    feeds = ({"x": np.random.default_rng(2).normal(size=(1, 4, 8, 8)).astype(np.float32)},)
+    settings = {**machine_scheme().settings, "mode": "static", "only": others}
+    quantized, _ = quantize_static(model, QuantizeConfig(**settings), Context(feeds, feeds))
+    weights = {each.name: numpy_helper.to_array(each) for each in model.graph.initializer}
+    kept = {each.name: numpy_helper.to_array(each) for each in quantized.graph.initializer}
+    middle = next(node for node in quantized.graph.node if node.name == convolutions[1])
+    assert np.array_equal(kept[middle.input[1]], weights["w2"])

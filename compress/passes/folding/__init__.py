@@ -4,19 +4,20 @@ from .absorb import absorb_affine, absorb_batch_norm
 from .activations import name_activations
 from .constants import fold_constants, inline_functions
 from .dequantize import fold_dequantized
+from .rules import apply_rules, rewrite_with_onnxscript
 from .shapes import store_shapes
 from .tidy import (
     drop_dead_ends,
     make_weights_constant,
     raise_opset,
     rewrite_with_onnxruntime,
-    rewrite_with_onnxscript,
     share_duplicates,
 )
 
 __all__ = [
     "absorb_affine",
     "absorb_batch_norm",
+    "apply_rules",
     "drop_dead_ends",
     "fold_constants",
     "fold_dequantized",

@@ -9,10 +9,12 @@ from onnx import ModelProto
 
 from aigc_compress.passes.operators import all_nodes
 
+from .shapes import without_shapes
+
 if TYPE_CHECKING:
     import onnx_ir as ir
 
-__all__ = ["fold_constants", "inline_functions"]
+__all__ = ["fold_constants", "fold_in_place", "inline_functions", "lift_initializers"]
 
 NO_LIMIT = 2**31
 SMALL_ELEMENTS = 65_536  # a computed constant up to this size is stored whatever it is made of
@@ -37,10 +39,19 @@ def fold_constants(model: ModelProto) -> tuple[ModelProto, int]:
     stored as integers behind DequantizeLinear stay so.
     """
     import onnx_ir as ir
+
+    graph = ir.from_proto(without_shapes(model))
+    _make_names_unique(graph)
+    fold_in_place(graph)
+    lift_initializers(graph)
+    folded = ir.to_proto(graph)
+    return folded, _count(model) - _count(folded)
+
+
+def fold_in_place(graph: ir.Model) -> None:
+    """Compute what hangs on constants alone, as far as that is worth storing."""
     from onnxscript.optimizer import fold_constants_ir
 
-    graph = ir.from_proto(model)
-    _make_names_unique(graph)
     fold_constants_ir(
         graph,
         onnx_shape_inference=True,
@@ -48,9 +59,6 @@ def fold_constants(model: ModelProto) -> tuple[ModelProto, int]:
         output_size_limit=NO_LIMIT,
         should_fold=_is_worth_storing,
     )
-    _lift_initializers(graph)
-    folded = ir.to_proto(graph)
-    return folded, _count(model) - _count(folded)
 
 
 def _make_names_unique(model: ir.Model) -> None:
@@ -69,8 +77,8 @@ def _make_names_unique(model: ir.Model) -> None:
                 taken.add(value.name)
 
 
-def _lift_initializers(graph: ir.Model) -> None:
-    """Make initializers of the main graph out of constants, in place."""
+def lift_initializers(graph: ir.Model) -> None:
+    """Make initializers of the main graph out of constants, in place, and drop what is unread."""
     from onnx_ir.passes.common import (
         LiftConstantsToInitializersPass,
         LiftSubgraphInitializersToMainGraphPass,

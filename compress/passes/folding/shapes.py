@@ -9,9 +9,11 @@ from onnx import ModelProto, ValueInfoProto
 
 from aigc_compress.artifact import Artifact
 from aigc_compress.engines.ort import OrtSession
+from aigc_compress.passes.graphs import graphs_of
+from aigc_compress.passes.operators import all_nodes
 from aigc_compress.task import Feeds
 
-__all__ = ["store_shapes"]
+__all__ = ["store_shapes", "without_shapes"]
 
 
 def store_shapes(model: ModelProto, feeds: Sequence[Feeds]) -> tuple[ModelProto, int]:
@@ -35,6 +37,22 @@ def store_shapes(model: ModelProto, feeds: Sequence[Feeds]) -> tuple[ModelProto,
         known = [value for value in known if _holds(value, seen[value.name], sizes)]
     bare.graph.value_info.extend(known)
     return bare, len(known) or len(model.graph.value_info)
+
+
+def without_shapes(model: ModelProto) -> ModelProto:
+    """Return a copy that declares the shapes of its inputs alone.
+
+    Exporters declare wrong ones for outputs and inner tensors, and a rewriter believes them.
+    """
+    bare = ModelProto()
+    bare.CopyFrom(model)
+    inner = (graph for node in all_nodes(bare.graph) for graph in graphs_of(node))
+    for graph in (bare.graph, *inner):
+        del graph.value_info[:]
+        for output in graph.output:
+            if output.type.HasField("tensor_type"):
+                output.type.tensor_type.ClearField("shape")
+    return bare
 
 
 def _has_shape(value: ValueInfoProto) -> bool:

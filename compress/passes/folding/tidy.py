@@ -15,9 +15,9 @@ from aigc_compress.passes.operators import all_nodes
 __all__ = [
     "drop_dead_ends",
     "make_weights_constant",
+    "nodes_gone",
     "raise_opset",
     "rewrite_with_onnxruntime",
-    "rewrite_with_onnxscript",
     "share_duplicates",
 ]
 
@@ -55,27 +55,16 @@ def raise_opset(model: ModelProto, opset: int) -> tuple[ModelProto, int]:
     return version_converter.convert_version(model, opset), opset - current
 
 
-def rewrite_with_onnxscript(model: ModelProto) -> tuple[ModelProto, int]:
-    """Apply the default rules of onnxscript's rewriter; return how many nodes went."""
-    import onnx_ir as ir
-    from onnxscript import optimizer
-
-    graph = ir.from_proto(model)
-    optimizer.optimize(graph, inline=False)
-    rewritten = ir.to_proto(graph)
-    return rewritten, _gone(model, rewritten)
-
-
 def rewrite_with_onnxruntime(model: ModelProto) -> tuple[ModelProto, int]:
     """Apply ONNX Runtime's basic level; return how many nodes went."""
     with TemporaryDirectory() as folder:
         path = Path(folder) / "folded.onnx"
         optimize_offline(model.SerializeToString(), path, level="basic")
         rewritten = onnx.load(path)
-    return rewritten, _gone(model, rewritten)
+    return rewritten, nodes_gone(model, rewritten)
 
 
-def _gone(before: ModelProto, after: ModelProto) -> int:
+def nodes_gone(before: ModelProto, after: ModelProto) -> int:
     """Return how many nodes of the graph before, by type, are not there any more."""
     types = [Counter(node.op_type for node in all_nodes(each.graph)) for each in (before, after)]
     return (types[0] - types[1]).total()

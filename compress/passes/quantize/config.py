@@ -6,6 +6,8 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from aigc_compress.machine import machine_scheme
+
 __all__ = ["Mode", "QuantizeConfig", "RangeMethod"]
 
 Mode = Literal["auto", "static", "dynamic"]
@@ -19,6 +21,10 @@ RangeMethod = Literal[
     "mse",
     "auto",
 ]
+
+
+def _reduces_range() -> bool:
+    return machine_scheme().reduces_range
 
 
 class QuantizeConfig(BaseModel):
@@ -37,8 +43,9 @@ class QuantizeConfig(BaseModel):
     )
     per_channel: bool = Field(default=True, description="one scale per output channel of a weight")
     reduce_range: bool = Field(
-        default=False,
-        description="7-bit weights: u8 x s8 sums saturate in int16 on x86 without VNNI",
+        default_factory=_reduces_range,
+        description="weights so small that no two products of u8 x s8 leave int16, where x86"
+        " without VNNI saturates; as this machine needs it, if not said",
     )
     ranges: RangeMethod = Field(
         default="minmax",

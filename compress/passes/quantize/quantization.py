@@ -7,7 +7,7 @@ as INT8.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any
 
 from onnx import ModelProto
@@ -23,8 +23,10 @@ from aigc_compress.passes.operators import (
     operators_at_run_time,
 )
 
+from .blocked import Quantization
 from .config import Mode, QuantizeConfig
 from .dynamic import quantize_dynamic
+from .explained import float_reasons
 from .repairs import asked
 from .static import quantize_static
 from .stored import store_weights
@@ -55,7 +57,7 @@ class QuantizePass:
         for part in parts:
             model, told = part(model, config, context)
             scheme.update(told)
-        operators = operators_at_run_time(model, artifact.payload)
+        operators = operators_at_run_time(model)
         if not operators["int8"] and not operators["weights_only"]:
             failures = [f for part in scheme.values() for f in part.get("given_up", ())]
             why = f" On the way: {'; '.join(failures)}" if failures else ""
@@ -63,19 +65,10 @@ class QuantizePass:
                 f"Nothing was quantized: the graph holds {dict(before.most_common(8))}, and mode"
                 f" {config.mode!r} covers none of it that has constant weights.{why}"
             )
-        operators["reasons"].update(_recurrent_reasons(scheme))
+        operators["reasons"] = float_reasons(model, Quantization(config, tuple(scheme)))
         numbers = {"scheme": scheme, "operators": operators}
         step = Step(self.name, config.model_dump(), context.seed, numbers)
         return artifact.then(model, step, stage="onnx")
-
-
-def _recurrent_reasons(scheme: Mapping[str, Any]) -> dict[str, dict[str, int]]:
-    """Return why recurrent layers stayed float, by operator, each reason with its count."""
-    reasons: dict[str, Counter[str]] = {}
-    for told in scheme.get("dynamic", {}).get("recurrent", {}).values():
-        if "float" in told:
-            reasons.setdefault(told["operator"], Counter())[told["float"]] += 1
-    return {operator: dict(counts) for operator, counts in reasons.items()}
 
 
 def _refuse_quantized(before: Counter[str]) -> None:

@@ -6,7 +6,7 @@ Ranges are read from calibration feeds by `ranges`; ONNX Runtime's own tool puts
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any, cast
 
 from onnx import ModelProto, NodeProto
@@ -18,6 +18,7 @@ from aigc_compress.passes.ranges import Range, calibrate, choose_ranges, to_tens
 
 from .config import QuantizeConfig
 from .dynamic import weights_told
+from .pairs import narrow_pairs, pair_scales
 from .repairs import repair_floats, repair_integers, without_effect
 from .shield import shield_floats
 from .tools import first_that_works
@@ -70,6 +71,7 @@ def quantize_static(
         raise PassError("Static quantization needs calibration feeds, and there are none.")
     named, repaired = repair_floats(with_node_names(model), config, context)
     region = integer_region(named, config.keep_float) if config.only is None else [*config.only]
+    named = _with_weights_parted(named, set(region))
     present = {node.op_type for node in model.graph.node}
     anchors = [op for op in ANCHORS if op in present]
     if not region:
@@ -92,9 +94,11 @@ def quantize_static(
     shielded = shield_floats(quantized)
     quantized, mended = repair_integers(named, quantized, config, context)
     repaired |= mended
+    if _minds_pairs(config):
+        narrow_pairs(quantized)
     told = {
         "activations": _activations_told(config),
-        "weights": weights_told(config, per_channel=used["per_channel"]),
+        "weights": _weights_told(config, per_channel=used["per_channel"]),
         "operators": anchors,
         "calibration_sets": len(context.calibration),
         "given_up": [*given_up, *without_effect(repaired)],
@@ -104,6 +108,23 @@ def quantize_static(
     if shielded:
         told["shielded"] = shielded
     return quantized, {"static": told}
+
+
+def _with_weights_parted(model: ModelProto, region: Collection[str]) -> ModelProto:
+    """Return a copy where layers that stay float share no weights with those that are rounded."""
+    parted = ModelProto()
+    parted.CopyFrom(model)
+    weights = {each.name: each for each in model.graph.initializer}
+    rounded = {name for node in model.graph.node if node.name in region for name in node.input}
+    for node in parted.graph.node:
+        if node.name in region or node.op_type not in ANCHORS:
+            continue
+        for place, name in enumerate(node.input):
+            if name in weights and name in rounded:
+                own = parted.graph.initializer.add()
+                own.CopyFrom(weights[name])
+                own.name = node.input[place] = f"{name}_of_{node.name}"
+    return parted
 
 
 def integer_region(model: ModelProto, keep_float: tuple[str, ...] = ()) -> list[str]:
@@ -176,6 +197,8 @@ def _with_borders(
     from onnxruntime.quantization.qdq_quantizer import QDQQuantizer
 
     kinds = {"int8": QuantType.QInt8, "uint8": QuantType.QUInt8}
+    is_paired = _minds_pairs(config) and per_channel
+    overrides = pair_scales(model, region) if is_paired else {}
     copy = ModelProto()
     copy.CopyFrom(model)
     quantizer = QDQQuantizer(
@@ -192,12 +215,19 @@ def _with_borders(
             "ActivationSymmetric": config.activations == "int8",
             # The tool drops a Relu that ranges make superfluous, though an inner graph reads it.
             "QDQKeepRemovableActivations": _is_read_inside(model),
+            "TensorQuantOverrides": overrides,
             **extra,
         },
     )
     quantizer.quantize_model()
     quantized: ModelProto = quantizer.model.model
     return quantized
+
+
+def _minds_pairs(config: QuantizeConfig) -> bool:
+    """Whether products of uint8 and int8 are added two by two in int16."""
+    kinds = (config.activations, config.weights)
+    return config.reduce_range and kinds == ("uint8", "int8")
 
 
 def _is_read_inside(model: ModelProto) -> bool:
@@ -207,6 +237,13 @@ def _is_read_inside(model: ModelProto) -> bool:
     read = {name for node in inner for name in node.input}
     made = {n for node in model.graph.node if node.op_type in ("Clip", "Relu") for n in node.output}
     return not read.isdisjoint(made)
+
+
+def _weights_told(config: QuantizeConfig, *, per_channel: bool) -> str:
+    told = weights_told(config, per_channel=per_channel)
+    if not (_minds_pairs(config) and per_channel):
+        return told
+    return told.replace("7 of 8 bits", "8 bits, two products within int16")
 
 
 def _activations_told(config: QuantizeConfig) -> str:
