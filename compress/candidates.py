@@ -17,7 +17,7 @@ from typing import Any
 
 from .artifact import Artifact
 from .cache import Cache, digest
-from .errors import AigcCompressError, PassError, StoppedError, first_line
+from .errors import AigcCompressError, InputFileError, PassError, StoppedError, first_line
 from .gate import Candidate, Finding
 from .machine import machine_scheme
 from .passes import PASSES, Context, Mode, QuantizeConfig
@@ -379,7 +379,7 @@ def _writes_activations(artifact: Artifact) -> bool:
 def _attempt(name: str, make: Callable[[], Artifact]) -> Candidate:
     try:
         return Candidate(name, make())
-    except StoppedError:
+    except (InputFileError, StoppedError):  # no candidate is to blame
         raise
     except AigcCompressError as error:
         return Candidate(name, failure=first_line(error))

@@ -26,7 +26,7 @@ from .budget import Budget, Judgement, judge_quality
 from .cache import Cache, digest
 from .closeness import lowest_agreement_db
 from .engines.ort import OrtSession
-from .errors import AigcCompressError, StoppedError, first_line
+from .errors import AigcCompressError, InputFileError, StoppedError, first_line
 from .meter import Meter, Speedup
 from .task import OnStep, Quality, Split
 from .workload import Workload
@@ -260,7 +260,7 @@ class Gate:
     def _validated(self, finding: Finding, candidate: Candidate) -> Finding:
         try:
             judgement = self._judge(candidate, "validation")
-        except StoppedError:
+        except (InputFileError, StoppedError):  # no candidate is to blame
             raise
         except AigcCompressError as error:
             return replace(finding, reason=f"it could not be judged: {first_line(error)}")

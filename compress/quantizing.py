@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field, replace
+from itertools import chain
 from pathlib import Path
 from typing import Any, cast
 
@@ -190,7 +191,7 @@ class _Quantization:
         check_feeds(feeds, graph_tensors(baseline.payload)[0])
         calibration = workload.calibration(seed=options.seed)
         self._feeds = feeds
-        self._cache = _open_cache(baseline, workload, (feeds, *calibration), options)
+        self._cache = _open_cache(baseline, workload, chain([feeds], calibration), options)
         quick = QuickMeter(threads=options.plan.threads, seed=options.seed)
         meter = self._meter = CachedMeter(quick, self._cache)
         search = _search(options, has_task=workload.has_baseline_quality)
@@ -242,6 +243,7 @@ class _Quantization:
         notes = (
             *self._workload.calibration_notes,
             *self._workload.notes,
+            *self._workload.search_notes(samples=self._options.samples),
             *_given_up(winner),
             *_elsewhere(winner, self._options),
             *self._notes(),
@@ -277,14 +279,14 @@ class _Quantization:
 
 
 def _open_cache(
-    baseline: Artifact, workload: Workload, feeds: Sequence[Feeds], options: QuantizeOptions
+    baseline: Artifact, workload: Workload, feeds: Iterable[Feeds], options: QuantizeOptions
 ) -> Cache:
     """Open the cache of everything that rests on this model, these feeds and this seed."""
     evaluation = options.feeds.evaluation
     about = [
         digest(baseline),
         baseline.task,
-        digest_feeds([*feeds, *workload.check_feeds()]),
+        digest_feeds(chain(feeds, workload.check_feeds())),
         digest_file(evaluation) if evaluation else None,
         [*options.feeds.feed, *options.feeds.shape],
         options.seed,

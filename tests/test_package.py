@@ -95,6 +95,7 @@ FLOORS = {
                 "feeds",
                 "machine",
                 "meter",
+                "npz",
                 "recipe",
                 "schemes",
                 "storage",

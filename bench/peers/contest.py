@@ -187,7 +187,7 @@ class _Contest:
         path = graph
         if row.peer.conversion is not None:
             path = self.folder / f"{row.peer.name}.onnx"
-            job = Job(self.source, graph, path, tuple(self.calibration), self._quantize_options())
+            job = Job(self.source, graph, path, self.calibration, self._quantize_options())
             convert_apart(row.peer.conversion, job)
         return replace(row, path=path)
 

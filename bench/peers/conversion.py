@@ -13,6 +13,7 @@ import subprocess
 import sys
 import tempfile
 import traceback
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -42,7 +43,7 @@ class Job:
     source: Path
     graph: Path
     output: Path
-    calibration: tuple[Feeds, ...]
+    calibration: Sequence[Feeds]
     options: QuantizeOptions
 
 

@@ -14,6 +14,6 @@ def convert(job: Job) -> None:
     import onnx
 
     nncf = importlib.import_module("nncf")
-    dataset = nncf.Dataset([dict(feeds) for feeds in job.calibration])
+    dataset = nncf.Dataset(job.calibration)
     model = nncf.quantize(onnx.load(job.graph), dataset, subset_size=len(job.calibration))
     onnx.save(model, job.output)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -39,7 +40,7 @@ def dynamic(job: Job) -> None:
 class _Reader(CalibrationDataReader):  # type: ignore[misc]
     """Hand the calibration feeds over one by one."""
 
-    def __init__(self, feeds: tuple[Feeds, ...]) -> None:
+    def __init__(self, feeds: Iterable[Feeds]) -> None:
         self._feeds = iter(feeds)
 
     def get_next(self) -> Any:
