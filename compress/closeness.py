@@ -1,4 +1,4 @@
-"""How close two arrays or sets of outputs are: noise in dB, and the angle between them."""
+"""How close two arrays or sets of outputs are: noise in dB."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["MOST_DB", "agreement_db", "cosine_similarity", "lowest_agreement_db", "sqnr_db"]
+__all__ = ["MOST_DB", "agreement_db", "lowest_agreement_db", "sqnr_db"]
 
 MOST_DB = 200.0  # float64 itself resolves no more; equal arrays count as this
 
@@ -27,29 +27,6 @@ def sqnr_db(reference: NDArray[Any], value: NDArray[Any]) -> float:
     if noise == 0:
         return MOST_DB
     return float(np.clip(10 * np.log10(signal / noise), -MOST_DB, MOST_DB)) if signal else -MOST_DB
-
-
-def cosine_similarity(reference: NDArray[Any], value: NDArray[Any]) -> float:
-    """Return sum(r v) / (|r| |v|) of two arrays as vectors, in [-1, 1].
-
-    Unlike SQNR it does not see a common factor. Infinities and NaN must stand at the same places
-    in both, and are left out. Two arrays of zeros count as 1, one beside another array as 0, and
-    -1 is the result where shapes or those places differ.
-    """
-    pair = _finite_parts(reference, value)
-    if pair is None:
-        return -1.0
-    r, v = (_scaled(part.ravel()) for part in pair)
-    lengths = float(np.linalg.norm(r) * np.linalg.norm(v))
-    if lengths == 0:
-        return 1.0 if np.array_equal(r, v) else 0.0
-    return float(np.clip(r @ v / lengths, -1, 1))
-
-
-def _scaled(vector: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Divide by the largest magnitude, so that squares neither overflow nor vanish."""
-    largest = np.abs(vector).max(initial=0.0)
-    return vector / largest if largest else vector
 
 
 def _finite_parts(

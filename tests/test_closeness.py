@@ -3,7 +3,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from aigc_compress.closeness import agreement_db, cosine_similarity, sqnr_db
+from aigc_compress.closeness import agreement_db, sqnr_db
 
 
 @given(st.floats(1e-4, 1.0))
@@ -36,33 +36,3 @@ def test_whole_numbers_are_judged_by_the_share_that_differs():
     value[7] = 0
     assert agreement_db(reference, value) == pytest.approx(20.0)
     assert agreement_db(reference, reference) == 200
-
-
-@given(st.floats(0, np.pi), st.floats(1e-3, 1e3))
-def test_cosine_is_that_of_the_angle_whatever_the_lengths(angle, length):
-    value = length * np.array([np.cos(angle), np.sin(angle)])
-    assert cosine_similarity(np.array([2.0, 0.0]), value) == pytest.approx(np.cos(angle), abs=1e-12)
-
-
-@pytest.mark.parametrize("size", [1e-300, 1e300])
-def test_cosine_of_numbers_whose_squares_float64_cannot_hold(size):
-    assert cosine_similarity(np.array([size, 0.0]), np.array([size, size])) == pytest.approx(
-        np.sqrt(0.5)
-    )
-
-
-def test_cosine_beside_zeros():
-    zeros, ones = np.zeros((2, 3)), np.ones((2, 3))
-    assert cosine_similarity(zeros, zeros) == 1
-    assert cosine_similarity(zeros, ones) == cosine_similarity(ones, zeros) == 0
-    assert cosine_similarity(np.array([]), np.array([])) == 1
-
-
-def test_cosine_leaves_out_masked_entries_and_punishes_new_ones():
-    reference = np.array([1.0, -np.inf, 0.0, np.nan])
-    assert cosine_similarity(reference, np.array([1.0, -np.inf, 1.0, np.nan])) == pytest.approx(
-        np.sqrt(0.5)
-    )
-    assert cosine_similarity(reference, np.array([1.0, np.inf, 0.0, np.nan])) == -1
-    assert cosine_similarity(np.ones(2), np.array([1.0, np.nan])) == -1
-    assert cosine_similarity(np.ones(2), np.ones(3)) == -1
