@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import itertools
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -24,7 +25,8 @@ class TorchRunner:
 
     def __init__(self, module: nn.Module) -> None:
         self.module = module
-        self.device = next(module.parameters()).device
+        first = next(itertools.chain(module.parameters(), module.buffers()), None)
+        self.device = "cpu" if first is None else first.device
 
     def run(self, feeds: Feeds) -> dict[str, NDArray[Any]]:
         """Return the outputs by name."""

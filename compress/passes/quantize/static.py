@@ -21,7 +21,7 @@ from .dynamic import weights_told
 from .pairs import narrow_pairs, pair_scales
 from .repairs import repair_floats, repair_integers, without_effect
 from .shield import shield_floats
-from .tools import first_that_works
+from .tools import first_that_works, with_own_constants
 
 __all__ = ["ANCHORS", "FOLLOWERS", "integer_region", "quantize_static"]
 
@@ -70,8 +70,9 @@ def quantize_static(
     if not context.calibration:
         raise PassError("Static quantization needs calibration feeds, and there are none.")
     named, repaired = repair_floats(with_node_names(model), config, context)
-    region = integer_region(named, config.keep_float) if config.only is None else [*config.only]
-    named = _with_weights_parted(named, set(region))
+    ranges, unbounded = _ranges(named, config, context)
+    region = _region(named, config, unbounded)
+    parted = with_own_constants(named, set(region))
     present = {node.op_type for node in model.graph.node}
     anchors = [op for op in ANCHORS if op in present]
     if not region:
@@ -79,7 +80,6 @@ def quantize_static(
             f"Static quantization covers {', '.join(ANCHORS)}; the graph has none of them that may"
             " be integer. Try --mode dynamic."
         )
-    ranges = _ranges(named, config, context)
     attempts = [
         {"per_channel": config.per_channel and per_channel, "extra": {**extra}}
         for per_channel, extra in ATTEMPTS
@@ -88,7 +88,7 @@ def quantize_static(
         lambda graph, *, per_channel, extra: _with_borders(
             graph, config, ranges=ranges, region=region, per_channel=per_channel, extra=extra
         ),
-        named,
+        parted,
         attempts,
     )
     shielded = shield_floats(quantized)
@@ -107,24 +107,21 @@ def quantize_static(
         told["repairs"] = repaired
     if shielded:
         told["shielded"] = shielded
+    if unbounded:
+        told["unbounded"] = sorted(unbounded)
     return quantized, {"static": told}
 
 
-def _with_weights_parted(model: ModelProto, region: Collection[str]) -> ModelProto:
-    """Return a copy where layers that stay float share no weights with those that are rounded."""
-    parted = ModelProto()
-    parted.CopyFrom(model)
-    weights = {each.name: each for each in model.graph.initializer}
-    rounded = {name for node in model.graph.node if node.name in region for name in node.input}
-    for node in parted.graph.node:
-        if node.name in region or node.op_type not in ANCHORS:
-            continue
-        for place, name in enumerate(node.input):
-            if name in weights and name in rounded:
-                own = parted.graph.initializer.add()
-                own.CopyFrom(weights[name])
-                own.name = node.input[place] = f"{name}_of_{node.name}"
-    return parted
+def _region(model: ModelProto, config: QuantizeConfig, unbounded: Collection[str]) -> list[str]:
+    """Return the names of the nodes that become integer: none that touches an infinity."""
+    touching = {
+        node.name
+        for node in model.graph.node
+        if not {*node.input, *node.output}.isdisjoint(unbounded)
+    }
+    if config.only is not None:
+        return [name for name in config.only if name not in touching]
+    return integer_region(model, (*config.keep_float, *touching))
 
 
 def integer_region(model: ModelProto, keep_float: tuple[str, ...] = ()) -> list[str]:
@@ -153,8 +150,13 @@ def _interpolates(node: NodeProto) -> bool:
     return node.op_type == "Resize" and given.get("mode", b"nearest") != b"nearest"
 
 
-def _ranges(model: ModelProto, config: QuantizeConfig, context: Context) -> Mapping[str, Range]:
-    """Return the ranges of everything that can be integer; schemes of one graph share them."""
+def _ranges(
+    model: ModelProto, config: QuantizeConfig, context: Context
+) -> tuple[Mapping[str, Range], set[str]]:
+    """Return the ranges of what can be integer, and the tensors that held infinities or NaN.
+
+    Schemes of one graph share them. Infinities are what masks of attention are made of.
+    """
     digest = hashlib.sha256(model.SerializeToString()).hexdigest()
     seen, chosen = f"seen in {digest}", f"{config.ranges} {config.activations} of {digest}"
     if seen not in context.kept:
@@ -162,12 +164,15 @@ def _ranges(model: ModelProto, config: QuantizeConfig, context: Context) -> Mapp
         context.kept[seen] = calibrate(
             model, context.calibration, tensors=tensors, on_step=context.on_step
         )
+    observed = context.kept[seen]
+    unbounded = {name for name, each in observed.items() if each.not_finite}
     if chosen not in context.kept:
+        bounded = {name: each for name, each in observed.items() if name not in unbounded}
         is_symmetric = config.activations == "int8"
         context.kept[chosen] = choose_ranges(
-            context.kept[seen], bits=8, symmetric=is_symmetric, method=config.ranges
+            bounded, bits=8, symmetric=is_symmetric, method=config.ranges
         )
-    return cast(Mapping[str, Range], context.kept[chosen])
+    return cast(Mapping[str, Range], context.kept[chosen]), unbounded
 
 
 def _activations(model: ModelProto) -> list[str]:

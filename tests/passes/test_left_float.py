@@ -1,4 +1,6 @@
-"""What a split leaves float between integers stays float, weights and all."""
+"""What stays float: weights between integers, shared constants, what infinities touch."""
+
+from collections import Counter
 
 import numpy as np
 import onnxruntime
@@ -20,16 +22,16 @@ g (float[1, 4, 8, 8] x) => (float[1, 4, 8, 8] y)
 BEHIND = {"nothing": "", "Relu": "rb = Relu(b)", "Clip": "rb = Clip(b, low)"}
 
 
-def chain(behind):
-    """Three convolutions; the channels of the second differ 1000 times in size."""
+def chain(behind, spread=1000.0):
+    """Three convolutions; the channels of the second differ that many times in size."""
     model = parser.parse_model(CHAIN % (BEHIND[behind], "rb" if BEHIND[behind] else "b"))
     rng = np.random.default_rng(0)
     for name in ("w1", "w2", "w3"):
         values = rng.normal(size=(4, 4, 3, 3)).astype(np.float32)
         if name == "w2":
-            values *= np.float32([1000, 1, 1, 1]).reshape(4, 1, 1, 1)
+            values *= np.float32([spread, 1, 1, 1]).reshape(4, 1, 1, 1)
         if name == "w3":
-            values *= np.float32([1e-3, 1, 1, 1]).reshape(1, 4, 1, 1)
+            values *= np.float32([1 / spread, 1, 1, 1]).reshape(1, 4, 1, 1)
         model.graph.initializer.append(numpy_helper.from_array(values, name))
     model.graph.initializer.append(numpy_helper.from_array(np.float32(0.0), "low"))
     for place, node in enumerate(model.graph.node):
@@ -78,3 +80,45 @@ def test_a_float_layer_that_shares_its_weights_with_an_integer_one_keeps_them():
     kept = {each.name: numpy_helper.to_array(each) for each in quantized.graph.initializer}
     middle = next(node for node in quantized.graph.node if node.name == convolutions[1])
     assert np.array_equal(kept[middle.input[1]], weights["w2"])
+
+
+def test_layers_may_share_a_bias_whatever_other_tensors_are_called():
+    model = chain("nothing", spread=1.0)
+    for place, node in enumerate(model.graph.node):
+        if node.op_type == "Conv":
+            node.input.append("bias")
+        node.output[0] = {0: "bias0"}.get(place, node.output[0])
+    model.graph.node[1].input[0] = "bias0"
+    bias = np.random.default_rng(3).normal(size=4).astype(np.float32)
+    model.graph.initializer.append(numpy_helper.from_array(bias, "bias"))
+    feeds = ({"x": np.random.default_rng(2).normal(size=(1, 4, 8, 8)).astype(np.float32)},)
+    settings = {**machine_scheme().settings, "mode": "static"}
+    quantized, _ = quantize_static(model, QuantizeConfig(**settings), Context(feeds, feeds))
+    runs = [
+        OrtSession(Artifact("onnx", each), threads=1).run(feeds[0]) for each in (model, quantized)
+    ]
+    assert lowest_agreement_db(runs[:1], runs[1:]) > 10
+
+
+MASKED = """<ir_version: 8, opset_import: ["" : 17]>
+g (float[4, 16] x) => (float[4, 16] y)
+{ q = MatMul (x, w)  t = Transpose <perm = [1, 0]> (x)  a = MatMul (q, t)
+  b = Add (a, mask)  p = Softmax <axis = 1> (b)  o = MatMul (p, x)  y = MatMul (o, v) }"""
+
+
+def test_what_a_mask_of_infinities_touches_stays_float_and_nothing_else():
+    model, rng = parser.parse_model(MASKED), np.random.default_rng(0)
+    tables = {name: rng.normal(size=(16, 16)).astype(np.float32) / 4 for name in "wv"}
+    tables["mask"] = np.triu(np.full((4, 4), -np.inf, np.float32), 1)
+    for name, table in tables.items():
+        model.graph.initializer.append(numpy_helper.from_array(table, name))
+    feeds = tuple({"x": rng.normal(size=(4, 16)).astype(np.float32)} for _ in range(4))
+    settings = {**machine_scheme().settings, "mode": "static"}
+    quantized, told = quantize_static(model, QuantizeConfig(**settings), Context(feeds, feeds))
+    assert told["static"]["unbounded"] == ["b"]
+    runs = Counter(node.op_type for node in optimized(quantized).graph.node)
+    assert runs["QLinearMatMul"] + runs["MatMulIntegerToFloat"] == 4
+    assert runs["Softmax"] == 1
+    sessions = [OrtSession(Artifact("onnx", each), threads=1) for each in (model, quantized)]
+    wanted, found = ([session.run(each) for each in feeds] for session in sessions)
+    assert lowest_agreement_db(wanted, found) > 25
