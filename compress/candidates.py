@@ -2,8 +2,8 @@
 
 They come in rounds, so that later ones build on what the gate found out about earlier ones: whole
 schemes first, then the closest again with their accuracy repaired where they are outside the
-budget, then splits between integers and floats at a few targets of SQNR, then splits at targets
-between the last that was outside the budget and the first within.
+budget, then splits between integers and floats at a few targets of SQNR, then splits between the
+last that was outside the budget and the first within, then the last outside repaired.
 """
 
 from __future__ import annotations
@@ -18,18 +18,19 @@ from typing import Any
 from .artifact import Artifact
 from .cache import Cache, digest
 from .errors import AigcCompressError, InputFileError, PassError, StoppedError, first_line
-from .gate import Candidate, Finding
+from .gate import Candidate
 from .machine import machine_scheme
 from .passes import PASSES, Context, Mode, QuantizeConfig
 from .passes.operators import RECURRENT, all_nodes, with_node_names
-from .passes.partition import Border, Operator
+from .passes.partition import Split
 from .passes.quantize.repairs import repair_floats, repairs
 from .passes.quantize.static import ANCHORS
 from .passes.recurrent import quantize_recurrent
 from .pipeline import run_passes
 from .preparing import fold, lower, spell
-from .refine import Sensitivity, measure_sensitivity, node_operators, splits, with_only
+from .refine import Sensitivity, measure_sensitivity, node_operators, with_only
 from .schemes import Scheme
+from .splitting import Look, Splitting
 from .task import Feeds
 
 __all__ = ["FOLDED", "Maker", "Search"]
@@ -37,14 +38,10 @@ __all__ = ["FOLDED", "Maker", "Search"]
 FOLDED = "FP32, folded"
 LOWERED = "lowered"
 SPELLED = "spelled for integers"
-BETWEEN = 2  # targets tried between one outside the budget and one within, per round
 REFINING_ROUNDS = 2
 REPAIRS = 2  # variants of repair that are tried of a scheme
 MUCH_SLOWER = 0.7
-BEYOND_DB = 6.0
-CLOSE_DB = 1.0  # targets closer than this are not told apart
-
-Look = Callable[[str], Finding]
+GAIN_DB = 1.0  # that a repair must bring to be kept
 
 
 @dataclass(frozen=True)
@@ -78,27 +75,9 @@ class _Scheme:
     @property
     def is_static(self) -> bool:
         """Whether parts of the graph can be chosen to be integer."""
-        has_anchor = any(_operators(self.base)[each] for each in ANCHORS)
-        return self.settings["mode"] != "dynamic" and has_anchor
-
-
-@dataclass
-class _Splitting:
-    """A scheme that is split: what nodes cost in both forms, and the targets tried so far.
-
-    Attributes:
-        scheme: what is split.
-        operators: its nodes with their times.
-        borders: what crossing between integers and floats costs, by tensor.
-        targets: SQNR aimed at by the candidate's name; -inf where only speed was.
-        harm: the noise of each rounding, once something was outside the budget.
-    """
-
-    scheme: _Scheme
-    operators: list[Operator]
-    borders: dict[str, Border]
-    targets: dict[str, float]
-    harm: Sensitivity | None = None
+        if self.made.artifact is None:
+            return False
+        return "static" in self.made.artifact.history[-1].numbers["scheme"]
 
 
 class Maker:
@@ -133,6 +112,7 @@ class Maker:
         self._deadline = math.inf
         if search.most_seconds is not None:
             self._deadline = time.monotonic() + search.most_seconds
+        self._tried: dict[str, _Scheme] = {}  # splits by name
         self.was_cut = False
         self.notes: list[str] = []
 
@@ -151,15 +131,17 @@ class Maker:
         if any(repaired.values()):
             yield [new.made for group in repaired.values() for new in group]
         schemes = [_better(each, repaired.get(each.name, []), look) for each in schemes]
-        splittings = [each for each in map(self._splitting, _worth(schemes, look)) if each]
-        yield [new for each in splittings for new in self._splits(each, ())]
+        pairs = [(each, self._splitting(each)) for each in _worth(schemes, look)]
+        splittings = [(scheme, splitting) for scheme, splitting in pairs if splitting is not None]
+        yield [new for pair in splittings for new in self._fastest_split(*pair)]
         for _ in range(1 + REFINING_ROUNDS):
-            made = [
-                new for each in splittings for new in self._splits(each, self._targets(each, look))
-            ]
+            made = [new for pair in splittings for new in self._splits(*pair, look)]
             if not made:
-                return
+                break
             yield made
+        mended = [new for _, splitting in splittings for new in self._mended(splitting, look)]
+        if mended:
+            yield mended
 
     def _is_late(self) -> bool:
         self.was_cut = self.was_cut or time.monotonic() > self._deadline
@@ -227,10 +209,9 @@ class Maker:
                 return
             told = "repaired" if variant.smooth is None else "smoothed and repaired"
             name, settings = f"{scheme.name}, {told}", variant.model_dump()
-            made = self._passed(name, scheme.base, "quantize", settings)
-            yield _Scheme(name, scheme.base, settings, made)
+            yield _Scheme(name, scheme.base, settings, self._made(name, scheme, settings))
 
-    def _splitting(self, scheme: _Scheme) -> _Splitting | None:
+    def _splitting(self, scheme: _Scheme) -> Splitting | None:
         """Measure what nodes cost in both forms."""
         meter = self._context.meter
         if meter is None or scheme.made.artifact is None or self._is_late():
@@ -243,7 +224,8 @@ class Maker:
         except AigcCompressError as error:  # the whole scheme stands alone
             self._give_up(scheme, error)
             return None
-        return _Splitting(scheme, operators, borders, {scheme.name: -math.inf})
+        outputs = [each.name for each in graph.graph.output]
+        return Splitting(operators, borders, outputs, {scheme.name: -math.inf})
 
     def _give_up(self, scheme: _Scheme, error: AigcCompressError) -> None:
         self.notes.append(f"{scheme.name} was not split further: {first_line(error)}")
@@ -268,53 +250,53 @@ class Maker:
             keep=lambda noise: self._cache.store(about, dict[str, float], noise),
         )
 
-    def _splits(self, splitting: _Splitting, targets: tuple[float, ...]) -> Iterator[Candidate]:
-        """Yield the fastest split, and the fastest that should meet each target."""
-        scheme, harm = splitting.scheme, splitting.harm
-        graph = with_node_names(scheme.base.payload).graph
-        outputs = [each.name for each in graph.output]
-        anchors = {node.name for node in graph.node if node.op_type in ANCHORS}
-        found = splits(splitting.operators, splitting.borders, outputs, harm, targets_db=targets)
-        for target, split in found:
-            name = f"{scheme.name}, {_told(target, harm)}"
-            if name in splitting.targets or not anchors & split.integer or self._is_late():
-                continue
-            splitting.targets[name] = -math.inf if target is None else target
-            config = with_only(QuantizeConfig(**scheme.settings), split.integer)
-            made = self._passed(name, scheme.base, "quantize", config.model_dump())
-            if made.artifact is not None and _writes_activations(scheme.base):
-                # What stays float is faster in the spelling that ONNX Runtime joins with a Conv.
-                floats = self._passed(name, made.artifact, "activations", {"spelling": "float"})
-                made = made if floats.artifact is None else floats
-            yield made
+    def _fastest_split(self, scheme: _Scheme, splitting: Splitting) -> Iterator[Candidate]:
+        yield from self._split(scheme, splitting, splitting.fastest(), "fastest split", -math.inf)
 
-    def _targets(self, splitting: _Splitting, look: Look) -> tuple[float, ...]:
-        """Return the ladder at first, then targets between the last outside and the first within.
-
-        Predictions err: where no split is within the budget, targets beyond the ladder follow.
-        """
-        standing = [(target, look(name)) for name, target in splitting.targets.items()]
-        outside = [target for target, found in standing if found.is_outside]
-        if not outside or self._is_late():
-            return ()
-        ladder = self._search.targets_db
-        if splitting.harm is None:
+    def _splits(self, scheme: _Scheme, splitting: Splitting, look: Look) -> Iterator[Candidate]:
+        """Yield the splits to try next, where the scheme or its fastest split was outside."""
+        if self._is_late() or not splitting.has_failed(look):
+            return
+        if splitting.points is None:
             try:
-                splitting.harm = self._harm(splitting.scheme)
+                splitting.measure(self._harm(scheme))
             except StoppedError:
                 raise
             except AigcCompressError as error:  # the fastest split stands alone
-                self._give_up(splitting.scheme, error)
-                return ()
-            return ladder
-        low = max(max(outside), ladder[0] - CLOSE_DB)
-        within = [target for target, found in standing if found.validation is not None]
-        above = [target for target in within if target > low]
-        high = min(above) if above else max(low, ladder[-1]) + BEYOND_DB
-        step = (high - low) / (BETWEEN + 1)
-        if step < CLOSE_DB / 2:
-            return ()
-        return tuple(round(low + step * (index + 1), 1) for index in range(BETWEEN))
+                self._give_up(scheme, error)
+                splitting.points = []
+        for point in splitting.next(look, self._search.targets_db):
+            told = f"split of {point.agreement_db:.1f} dB"
+            if splitting.skipped:
+                told += f" ({splitting.skipped} roundings not measured)"
+            yield from self._split(scheme, splitting, point.split, told, point.agreement_db)
+
+    def _split(
+        self, scheme: _Scheme, splitting: Splitting, split: Split, told: str, agreement_db: float
+    ) -> Iterator[Candidate]:
+        name = f"{scheme.name}, {told}"
+        nodes = with_node_names(scheme.base.payload).graph.node
+        is_empty = not any(n.name in split.integer for n in nodes if n.op_type in ANCHORS)
+        if is_empty or self._is_late():
+            return
+        splitting.tried[name] = agreement_db
+        settings = with_only(QuantizeConfig(**scheme.settings), split.integer).model_dump()
+        self._tried[name] = _Scheme(name, scheme.base, settings, self._made(name, scheme, settings))
+        yield self._tried[name].made
+
+    def _mended(self, splitting: Splitting, look: Look) -> Iterator[Candidate]:
+        """Yield the split that only just misses the budget again, with its accuracy repaired."""
+        name = splitting.last_outside(look)
+        if name is not None:
+            yield from (each.made for each in self._repaired(self._tried[name]))
+
+    def _made(self, name: str, scheme: _Scheme, settings: Mapping[str, Any]) -> Candidate:
+        made = self._passed(name, scheme.base, "quantize", settings)
+        if made.artifact is None or not _writes_activations(scheme.base):
+            return made
+        # What stays float is faster in the spelling that ONNX Runtime joins with a Conv.
+        floats = self._passed(name, made.artifact, "activations", {"spelling": "float"})
+        return made if floats.artifact is None else floats
 
     def _passed(
         self, name: str, before: Artifact, pass_name: str, settings: Mapping[str, Any]
@@ -343,7 +325,7 @@ def _better(scheme: _Scheme, repaired: list[_Scheme], look: Look) -> _Scheme:
     """Return the closest of the repaired forms where that is worth it, else the scheme itself."""
     best = max(repaired, key=lambda each: _closeness(each, look), default=scheme)
     gain_db = _closeness(best, look) - _closeness(scheme, look)
-    return best if gain_db > CLOSE_DB else scheme
+    return best if gain_db > GAIN_DB else scheme
 
 
 def _closeness(scheme: _Scheme, look: Look) -> float:
@@ -361,13 +343,6 @@ def _worth(schemes: list[_Scheme], look: Look) -> list[_Scheme]:
 def _speed(scheme: _Scheme, look: Look) -> float:
     quick = look(scheme.name).quick
     return quick.ratio if quick else 0.0
-
-
-def _told(target: float | None, harm: Sensitivity | None) -> str:
-    told = "fastest split" if target is None else f"split for {target:g} dB"
-    if harm is None or not harm.skipped:
-        return told
-    return f"{told} ({len(harm.skipped)} roundings not measured)"
 
 
 def _writes_activations(artifact: Artifact) -> bool:

@@ -3,8 +3,8 @@
 A whole-graph scheme quantizes whatever has an integer kernel. Some of it is slower so, and a few
 roundings often do most of the harm. Both are measured: the time of every node on floats and on
 integers, and the noise that every rounded activation and every node's rounded weights bring alone.
-The cheapest split (see `passes.partition`) then charges noise at a price; the price is the lowest
-at which the noise of the split as a whole, by fake quantization, meets the target.
+The cheapest split (see `passes.partition`) then charges noise at a price, and a rising price gives
+a row of splits, each with the noise that fake quantization finds for it as a whole.
 """
 
 from __future__ import annotations
@@ -29,10 +29,12 @@ from .passes.partition import Border, Operator, Split, cheapest_split
 from .passes.quantize.static import integer_region
 from .task import Feeds
 
-__all__ = ["Sensitivity", "measure_sensitivity", "node_operators", "splits", "with_only"]
+__all__ = ["Point", "Sensitivity", "front", "measure_sensitivity", "node_operators", "with_only"]
 
 SUFFIXES = ("_QuantizeLinear_Input", "_QuantizeLinear_Output", "_DequantizeLinear_Output")
-PRICES = tuple(10.0**power for power in np.arange(-4, 4.25, 0.25))
+# Of noise as large as the signal, in times of the whole graph.
+PRICES = tuple(10.0**power for power in np.arange(-2, 9, 0.125))
+STEP_DB = 0.3  # splits closer than this are not told apart
 FEW = 4  # sets of feeds that harm is measured on
 KEPT_EVERY = 10
 
@@ -171,69 +173,57 @@ def _borders(floats: Mapping[str, NodeTime], integers: Mapping[str, NodeTime]) -
     }
 
 
-def splits(
+@dataclass(frozen=True)
+class Point:
+    """A split, and the SQNR of its worst output in dB, found by fake quantization."""
+
+    split: Split
+    agreement_db: float
+
+
+def front(
     operators: Sequence[Operator],
     borders: Mapping[str, Border],
     outputs: Sequence[str],
-    sensitivity: Sensitivity | None,
-    *,
-    targets_db: Sequence[float],
-) -> list[tuple[float | None, Split]]:
-    """Return the fastest split of all, then by target the fastest that is found to meet it.
-
-    A target that a split before it meets already has none of its own.
+    sensitivity: Sensitivity,
+) -> list[Point]:
+    """Return splits from the fastest on, each closer to FP32 than all before it.
 
     Args:
         operators: nodes with their times.
         borders: what crossing costs, by tensor.
         outputs: names of the graph's outputs.
-        sensitivity: noise of roundings and splits; None asks for speed alone.
-        targets_db: SQNR that splits must reach, rising.
+        sensitivity: noise of roundings and splits.
     """
-    found: list[tuple[float | None, Split]] = [(None, cheapest_split(operators, borders, outputs))]
-    if sensitivity is None:
-        return found
-    pricing = _Pricing(operators, borders, outputs, sensitivity)
-    for target in targets_db:
-        split = pricing.within(target)
-        if split is not None and all(split.integer != known.integer for _, known in found):
-            found.append((target, split))
-    return found
+    points: list[Point] = []
+    seen: set[frozenset[str]] = set()
+    for price in (0.0, *PRICES):
+        charged = _charged(operators, borders, sensitivity, price)
+        split = cheapest_split(*charged, outputs)
+        if split.integer in seen or not split.integer:
+            continue
+        seen.add(split.integer)
+        found = sensitivity.simulate(sorted(split.integer))
+        if not points or found > points[-1].agreement_db + STEP_DB:
+            points.append(Point(split, found))
+    return points
 
 
-@dataclass(frozen=True)
-class _Pricing:
-    """Splits of one graph by the price of noise."""
-
-    operators: Sequence[Operator]
-    borders: Mapping[str, Border]
-    outputs: Sequence[str]
-    sensitivity: Sensitivity
-
-    def within(self, target_db: float) -> Split | None:
-        """Return the split at the lowest price that meets the target; dearer noise, less of it."""
-        low, high, best = 0, len(PRICES), None
-        while low < high:
-            middle = (low + high) // 2
-            split = self._at(PRICES[middle], target_db)
-            if self.sensitivity.simulate(sorted(split.integer)) >= target_db:
-                high, best = middle, split
-            else:
-                low = middle + 1
-        return best
-
-    def _at(self, price: float, target_db: float) -> Split:
-        """Return the cheapest split where noise as large as the target's costs price x all time."""
-        whole_ms = sum(each.float_ms for each in self.operators)
-        rate = price * whole_ms / 10 ** (-target_db / 10)
-        weights, tensors = self.sensitivity.weights, self.sensitivity.tensors
-        charged = [
-            replace(each, integer_ms=each.integer_ms + rate * weights.get(each.name, 0.0))
-            for each in self.operators
-        ]
-        none = Border(0.0, 0.0)
-        borders = {**self.borders} | {
-            name: replace(self.borders.get(name, none), rounded_ms=rate * noise)
-            for name, noise in tensors.items()
-        }
-        return cheapest_split(charged, borders, self.outputs)
+def _charged(
+    operators: Sequence[Operator],
+    borders: Mapping[str, Border],
+    sensitivity: Sensitivity,
+    price: float,
+) -> tuple[list[Operator], dict[str, Border]]:
+    """Return operators and borders where noise as large as the signal costs price x all time."""
+    rate = price * sum(each.float_ms for each in operators)
+    weights, none = sensitivity.weights, Border(0.0, 0.0)
+    charged = [
+        replace(each, integer_ms=each.integer_ms + rate * weights.get(each.name, 0.0))
+        for each in operators
+    ]
+    rounded = {
+        name: replace(borders.get(name, none), rounded_ms=rate * noise)
+        for name, noise in sensitivity.tensors.items()
+    }
+    return charged, {**borders} | rounded

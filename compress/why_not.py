@@ -24,7 +24,7 @@ from .task import Feeds
 
 __all__ = ["NodeReport", "choice_of", "why_not"]
 
-FASTEST_SPLIT, SPLIT = "fastest split", "split for"  # in the names of candidates
+FASTEST_SPLIT, SPLIT = "fastest split", "split of"  # in the names of candidates
 FASTER_SO = "left float by the split: measured faster so, borders counted"
 
 

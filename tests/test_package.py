@@ -76,6 +76,7 @@ FLOORS = {
                 "quantizing",
                 "refine",
                 "replay",
+                "splitting",
                 "why_not",
                 "workload",
             )

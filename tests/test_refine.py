@@ -13,9 +13,9 @@ from aigc_compress.passes.partition import Border, Operator
 from aigc_compress.passes.quantize.static import quantize_static
 from aigc_compress.refine import (
     Sensitivity,
+    front,
     measure_sensitivity,
     node_operators,
-    splits,
     with_only,
 )
 
@@ -114,24 +114,21 @@ def added_up(nodes):
 HARM = Sensitivity({}, NOISE, added_up)
 
 
-def test_a_target_is_met_by_giving_up_the_dearest_noise():
-    found = dict(splits(OPERATORS, BORDERS, ["y"], HARM, targets_db=(15.0, 28.0, 39.0)))
-    assert found[None].integer == {"a", "b", "c"}
-    assert 15.0 not in found  # 1.02e-2 in all is within 3.2e-2: the fastest meets it already
-    assert found[28.0].integer == {"a", "c"}  # 2e-4, allowed 1.6e-3
-    assert found[39.0].integer == {"a"}  # 1e-4, allowed 1.26e-4
+def test_splits_give_up_the_dearest_noise_first():
+    points = front(OPERATORS, BORDERS, ["y"], HARM)
+    assert [set(each.split.integer) for each in points] == [{"a", "b", "c"}, {"a", "c"}, {"a"}]
+    assert [each.agreement_db for each in points] == sorted(each.agreement_db for each in points)
+    times = [
+        sum(o.integer_ms if o.name in p.split.integer else o.float_ms for o in OPERATORS)
+        for p in points
+    ]
+    assert times == sorted(times)
 
 
 def test_a_rounded_activation_counts_once_for_all_that_touch_it():
     harm = Sensitivity({"t": 1e-3}, {}, lambda nodes: 30.0 if {"a", "b"} & {*nodes} else 200.0)
-    found = dict(splits(OPERATORS, BORDERS, ["y"], harm, targets_db=(31.0,)))
-    assert found[31.0].integer == {"c"}
-
-
-def test_without_harm_there_is_the_fastest_split_alone():
-    ((target, split),) = splits(OPERATORS, BORDERS, ["y"], None, targets_db=(40.0,))
-    assert target is None
-    assert split.milliseconds == pytest.approx(0.5 + 0.2 + 0.9 + 0.02)
+    points = front(OPERATORS, BORDERS, ["y"], harm)
+    assert [set(each.split.integer) for each in points] == [{"a", "b", "c"}, {"c"}]
 
 
 def test_times_of_both_forms_are_joined_by_the_tensors_that_nodes_make(context):

@@ -230,7 +230,7 @@ def test_the_choice_is_told_by_what_was_shipped():
     assert "every INT8 form is outside" in choice_of("FP32", [made[0], harmful])
     assert "both faster and within" in choice_of("FP32", [*made, harmful])
     assert "measured faster" in choice_of("INT8, auto, fastest split", made)
-    assert "faster or closer" in choice_of("INT8, auto, split for 21.5 dB", made)
+    assert "faster or closer" in choice_of("INT8, auto, split of 21.5 dB", made)
     assert choice_of("autotune", made) == "autotune leaves it float"
 
 

@@ -89,8 +89,9 @@ class Stack(torch.nn.Module):
 
 
 @pytest.mark.filterwarnings("ignore")
-@pytest.mark.parametrize("bidirectional", [False, True])
-@pytest.mark.parametrize("kind", [torch.nn.LSTM, torch.nn.GRU])
+@pytest.mark.parametrize(
+    ("kind", "bidirectional"), [(torch.nn.LSTM, False), (torch.nn.GRU, True)], ids=["LSTM", "GRU"]
+)
 def test_nothing_is_computed_between_the_layers_that_pytorch_exports(kind, bidirectional):
     module, x = Stack(kind, bidirectional=bidirectional).eval(), torch.randn(2, 3, 5)
     axes = {"x": {0: torch.export.Dim("batch"), 1: torch.export.Dim("time")}}
