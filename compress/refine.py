@@ -16,7 +16,7 @@ from dataclasses import dataclass, field, replace
 from statistics import median
 
 import numpy as np
-from onnx import ModelProto
+from onnx import ModelProto, NodeProto
 
 from .artifact import Artifact
 from .closeness import lowest_agreement_db
@@ -26,7 +26,7 @@ from .passes import Context, QuantizeConfig
 from .passes.fake_quant import FakeQuant
 from .passes.operators import BORDERS
 from .passes.partition import Border, Operator, Split, cheapest_split
-from .passes.quantize.static import integer_region
+from .passes.quantize.static import ANCHORS, integer_region
 from .task import Feeds
 
 __all__ = ["Point", "Sensitivity", "front", "measure_sensitivity", "node_operators", "with_only"]
@@ -35,6 +35,8 @@ SUFFIXES = ("_QuantizeLinear_Input", "_QuantizeLinear_Output", "_DequantizeLinea
 # Of noise as large as the signal, in times of the whole graph.
 PRICES = tuple(10.0**power for power in np.arange(-2, 9, 0.125))
 STEP_DB = 0.3  # splits closer than this are not told apart
+# What ONNX Runtime runs together with the Conv or product before it.
+FUSED = ("Add", "Clip", "HardSigmoid", "HardSwish", "LeakyRelu", "Mul", "Relu", "Sigmoid", "Tanh")
 FEW = 4  # sets of feeds that harm is measured on
 KEPT_EVERY = 10
 
@@ -135,19 +137,44 @@ def node_operators(
     region = set(integer_region(graph))
     constants = {each.name for each in graph.graph.initializer}
     computed = {_plain(name): each.ms for name, each in integers.items() if each.op not in BORDERS}
+    float_ms = _own_times(graph, {name: each.ms for name, each in floats.items()})
     operators = []
     for node in graph.graph.node:
         outputs = tuple(name for name in node.output if name)
         inputs = tuple(name for name in node.input if name and name not in constants)
-        float_ms = sum(floats[name].ms for name in outputs if name in floats)
         integer_ms = sum(computed.get(name, 0.0) for name in outputs)
         can_be_integer = node.name in region
         operators.append(
             Operator(
-                node.name, inputs, outputs, float_ms, integer_ms if can_be_integer else math.inf
+                node.name,
+                inputs,
+                outputs,
+                float_ms[node.name],
+                integer_ms if can_be_integer else math.inf,
             )
         )
     return operators, _borders(floats, integers)
+
+
+def _own_times(graph: ModelProto, times: Mapping[str, float]) -> dict[str, float]:
+    """Return times by node, where a session names what it fused by the last output.
+
+    The first node of such a row, a Conv or product before its activation, is what takes the time.
+    """
+    readers: dict[str, list[NodeProto]] = {}
+    for node in graph.graph.node:
+        for name in node.input:
+            readers.setdefault(name, []).append(node)
+    left, own = dict(times), {}
+    for node in graph.graph.node:
+        last = node
+        while node.op_type in ANCHORS and last.output[0] not in times:
+            following = readers.get(last.output[0], [])
+            if len(following) != 1 or following[0].op_type not in FUSED:
+                break
+            last = following[0]
+        own[node.name] = sum(left.pop(name, 0.0) for name in last.output)
+    return own
 
 
 def _plain(name: str) -> str:

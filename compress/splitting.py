@@ -51,7 +51,7 @@ class Splitting:
 
         The first that is tried is the whole scheme, the second the fastest split.
         """
-        is_within = any(look(name).validation is not None for name in [*self.tried][1:2])
+        is_within = any(_is_within(look(name)) for name in [*self.tried][1:2])
         return not is_within and any(look(name).is_outside for name in self.tried)
 
     def next(self, look: Look, ladder: Sequence[float]) -> list[Point]:
@@ -75,7 +75,7 @@ class Splitting:
         """Return the SQNR of the closest outside the budget, and of the first within above it."""
         outside = [db for name, db in self.tried.items() if look(name).is_outside]
         low = max(outside, default=-math.inf)
-        within = [db for name, db in self.tried.items() if look(name).validation is not None]
+        within = [db for name, db in self.tried.items() if _is_within(look(name))]
         return low, min((db for db in within if db > low), default=math.inf)
 
     def last_outside(self, look: Look) -> str | None:
@@ -87,7 +87,7 @@ class Splitting:
         name = max(outside, key=lambda each: outside[each], default=None)
         if name is None:
             return None
-        within = [each for each in self.tried if look(each).validation is not None]
+        within = [each for each in self.tried if _is_within(look(each))]
         best = max((_speed(look(each)) for each in within), default=0.0)
         return name if _speed(look(name)) > best else None
 
@@ -100,6 +100,10 @@ def _first_above(points: Sequence[Point], ladder: Sequence[float]) -> list[Point
         if point is not None and point not in found:
             found.append(point)
     return found
+
+
+def _is_within(finding: Finding) -> bool:
+    return finding.validation is not None and not finding.is_outside
 
 
 def _speed(finding: Finding) -> float:

@@ -75,9 +75,8 @@ class Judge:
         session = OrtSession(candidate.artifact, threads=1)
         db = lowest_agreement_db(self.wanted, [session.run(each) for each in self.feeds])
         is_outside = db < self.least_db
-        judged = None if is_outside else object()
         quick = RatioInterval(2.0, 1.9, 2.1)
-        return Finding(candidate.name, 1, db, quick, None, judged, "", is_outside)
+        return Finding(candidate.name, 1, db, quick, None, object(), "", is_outside)
 
 
 def made_for(feeds, least_db, *, cache=None, search=None, meter=None):

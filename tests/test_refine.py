@@ -142,6 +142,19 @@ def test_times_of_both_forms_are_joined_by_the_tensors_that_nodes_make(context):
     assert borders["a"] == Border(pytest.approx(1e-4), pytest.approx(1e-4))
 
 
+def test_the_time_of_what_was_fused_is_that_of_its_first_node(context):
+    class Fusing(RuleMeter):
+        def profile(self, artifact, feeds):
+            told = super().profile(artifact, feeds)
+            told.pop("a", None)  # as if Conv and Mul ran as one, called by the output of Mul
+            return told
+
+    graph = with_node_names(two_convolutions())
+    quantized, _ = quantize_static(graph, STATIC, context)
+    operators, _ = node_operators(graph, quantized, Fusing(), context.check_feeds[0])
+    assert {each.name: each.float_ms for each in operators} == {"tame": 1, "outlier": 0, "wild": 1}
+
+
 def test_what_is_only_named_goes_to_integers_and_nothing_else(context):
     graph = with_node_names(two_convolutions())
     quantized, _ = quantize_static(

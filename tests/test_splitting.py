@@ -22,10 +22,9 @@ class Gate:
 
     def __call__(self, name):
         db = float(name.split()[-1])
-        is_outside, ratio = db < self.least_db, 3 - db / 40
-        judged = None if is_outside else object()
+        ratio = 3 - db / 40
         quick = RatioInterval(ratio, ratio, ratio)
-        return Finding(name, quick=quick, validation=judged, is_outside=is_outside)
+        return Finding(name, quick=quick, validation=object(), is_outside=db < self.least_db)
 
 
 def searched(least_db, rounds):
