@@ -226,7 +226,7 @@ def test_the_worst_layer_comes_first():
     ]
     model = model_of(nodes, {"x": [4, 4]}, ["y"], gain=gain, even=even)
     feeds = tuple({"x": np.random.default_rng(n).random((4, 4), np.float32)} for n in range(4))
-    quantized, _ = quantize_static(model, QuantizeConfig(), Context(feeds, feeds))
+    quantized, _ = quantize_static(model, QuantizeConfig(reduce_range=False), Context(feeds, feeds))
     found = find_saturation(quantized, feeds)
     assert [each.name for each in found] == ["wild", "mild"]
     assert found[0].can_saturate == 1  # 127 beside 127 everywhere
@@ -241,7 +241,9 @@ def test_dynamic_quantization_is_seen_through():
     model = model_of(
         [helper.make_node("MatMul", ["x", "w"], ["y"], name="m")], {"x": [5, 8]}, ["y"], w=weights
     )
-    quantized, _ = quantize_dynamic(model, QuantizeConfig(mode="dynamic"), Context(()))
+    quantized, _ = quantize_dynamic(
+        model, QuantizeConfig(mode="dynamic", reduce_range=False), Context(())
+    )
     (found,) = find_saturation(quantized, [{"x": x}])
     scale = np.abs(weights).max(0) / 127
     w = np.rint(weights / scale).T
@@ -259,7 +261,9 @@ def lstm(hidden, width):
 
 
 def test_an_lstm_is_measured_on_its_inputs_and_says_that_states_are_not():
-    model, _ = quantize_dynamic(lstm(4, 6), QuantizeConfig(mode="dynamic"), Context(()))
+    model, _ = quantize_dynamic(
+        lstm(4, 6), QuantizeConfig(mode="dynamic", reduce_range=False), Context(())
+    )
     x = np.random.default_rng(14).random((3, 2, 6), np.float32)
     inputs, states = sorted(find_saturation(model, [{"x": x}]), key=lambda each: each.part)
     assert [inputs.part, states.part] == ["inputs", "states"]
