@@ -24,7 +24,7 @@ SAMPLES = {"gan": "200", "cnn": "200", "rnn": "3200", "rnn-gru": "3200"}
 @pytest.mark.parametrize("name", FEEDS)
 def test_fetch_then_quantize_gives_a_small_file_that_stock_onnx_runtime_runs(workplace, name):
     assert run_process("fetch", name, cwd=workplace).code == 0
-    options = ("--samples", SAMPLES[name], "--processes", "3", "--json")
+    options = ("--samples", SAMPLES[name], "--processes", "3", "--max-minutes", "1", "--json")
     done = run_process("quantize", f"{name}.pt", "-o", f"{name}.int8.onnx", *options, cwd=workplace)
     assert done.code == 0, done.stderr
     told = json.loads(done.stdout)
