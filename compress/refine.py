@@ -13,7 +13,6 @@ import math
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from statistics import median
 
 import numpy as np
 from onnx import ModelProto, NodeProto
@@ -185,19 +184,27 @@ def _plain(name: str) -> str:
 
 
 def _borders(floats: Mapping[str, NodeTime], integers: Mapping[str, NodeTime]) -> dict[str, Border]:
-    """Return border costs by tensor: milliseconds per element of those seen, times elements."""
-    rates = {}
-    for op in BORDERS:
-        seen = [
-            each.ms / each.elements for each in integers.values() if each.op == op and each.elements
-        ]
-        rates[op] = median(seen) if seen else 0.0
+    """Return border costs by tensor: no less than the least seen, and in proportion to elements.
+
+    The rate is that of the largest seen: a small one takes the time that any node takes.
+    """
+    costs = {op: _cost([each for each in integers.values() if each.op == op]) for op in BORDERS}
     sizes = {_plain(name): each.elements for name, each in integers.items()}
     sizes |= {name: each.elements for name, each in floats.items()}
     return {
-        name: Border(rates["QuantizeLinear"] * size, rates["DequantizeLinear"] * size)
+        name: Border(costs["QuantizeLinear"](size), costs["DequantizeLinear"](size))
         for name, size in sizes.items()
     }
+
+
+def _cost(seen: Sequence[NodeTime]) -> Callable[[int], float]:
+    """Return milliseconds by number of elements, from the times of one operator."""
+    sized = [each for each in seen if each.elements]
+    if not sized:
+        return lambda _elements: 0.0
+    least, largest = min(each.ms for each in sized), max(sized, key=lambda each: each.elements)
+    rate = largest.ms / largest.elements
+    return lambda elements: max(least, rate * elements)
 
 
 @dataclass(frozen=True)

@@ -7,6 +7,7 @@ from aigc_compress.artifact import Artifact
 from aigc_compress.closeness import lowest_agreement_db
 from aigc_compress.engines.ort import OrtSession
 from aigc_compress.machine import machine_scheme
+from aigc_compress.meter import NodeTime
 from aigc_compress.passes import Context, QuantizeConfig
 from aigc_compress.passes.operators import with_node_names
 from aigc_compress.passes.partition import Border, Operator
@@ -153,6 +154,20 @@ def test_the_time_of_what_was_fused_is_that_of_its_first_node(context):
     quantized, _ = quantize_static(graph, STATIC, context)
     operators, _ = node_operators(graph, quantized, Fusing(), context.check_feeds[0])
     assert {each.name: each.float_ms for each in operators} == {"tame": 1, "outlier": 0, "wild": 1}
+
+
+def test_small_borders_do_not_tell_what_large_ones_take(context):
+    class Sized(RuleMeter):
+        def profile(self, artifact, feeds):
+            told = super().profile(artifact, feeds)
+            borders = [n for n, each in told.items() if each.op == "QuantizeLinear"]
+            sizes = zip(borders, (10, 10, 100_000), strict=False)
+            return told | {n: NodeTime("QuantizeLinear", 0.005, size) for n, size in sizes}
+
+    graph = with_node_names(two_convolutions())
+    quantized, _ = quantize_static(graph, STATIC, context)
+    _, borders = node_operators(graph, quantized, Sized(), context.check_feeds[0])
+    assert {each.quantize_ms for each in borders.values()} == {0.005}
 
 
 def test_what_is_only_named_goes_to_integers_and_nothing_else(context):
