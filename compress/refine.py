@@ -13,12 +13,14 @@ import math
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 from onnx import ModelProto, NodeProto
 
 from .artifact import Artifact
-from .closeness import lowest_agreement_db
+from .closeness import agreement_db as closeness_db
 from .engines.ort import OrtSession
 from .meter import Meter, NodeTime
 from .passes import Context, QuantizeConfig
@@ -36,10 +38,11 @@ PRICES = tuple(10.0**power for power in np.arange(-2, 9, 0.125))
 STEP_DB = 0.3  # splits closer than this are not told apart
 # What ONNX Runtime runs together with the Conv or product before it.
 FUSED = ("Add", "Clip", "HardSigmoid", "HardSwish", "LeakyRelu", "Mul", "Relu", "Sigmoid", "Tanh")
-FEW = 4  # sets of feeds that harm is measured on
+FEW = 8  # sets of feeds that harm is measured on, spread over the calibration feeds
 KEPT_EVERY = 10
 
 Simulate = Callable[[Iterable[str]], float]
+Outputs = Mapping[str, NDArray[Any]]
 
 
 @dataclass(frozen=True)
@@ -73,7 +76,7 @@ def measure_sensitivity(
     Args:
         floats: the folded graph, its nodes named.
         quantized: the same with everything on integers that can be, as Q/DQ.
-        context: calibration feeds; the first few are what harm is measured on.
+        context: calibration feeds; a few, spread over them, are what harm is measured on.
         most_seconds: time after which the rest is skipped.
         known: noise that was measured before, as `keep` was given it.
         keep: called with all noise so far, now and then.
@@ -81,13 +84,15 @@ def measure_sensitivity(
     Raises:
         PassError: ONNX Runtime does not run the graph with its roundings as switches.
     """
-    fake, feeds = FakeQuant(floats, quantized), context.calibration[:FEW]
+    calibration = context.calibration
+    feeds = calibration[:: max(1, len(calibration) // FEW)][:FEW]
+    fake = FakeQuant(floats, quantized)
     session = OrtSession(Artifact("onnx", floats), threads=1)
     wanted = [session.run(each) for each in feeds]
 
     def agreement_db(tensors: Iterable[str], weights: Iterable[str]) -> float:
         chosen = {"tensors": [*tensors], "weights": [*weights]}
-        return lowest_agreement_db(wanted, [fake.run(each, **chosen) for each in feeds])
+        return _agreement_db(wanted, [fake.run(each, **chosen) for each in feeds])
 
     roundings: list[tuple[str, tuple[list[str], list[str]]]] = [
         *((f"tensor {name}", ([name], [])) for name in fake.tensors),
@@ -107,6 +112,15 @@ def measure_sensitivity(
         lambda nodes: agreement_db(fake.rounded(nodes), nodes),
         tuple(key for key, _ in roundings if key not in noise),
     )
+
+
+def _agreement_db(wanted: Sequence[Outputs], found: Sequence[Outputs]) -> float:
+    """Return the agreement of the output that agrees least, over all feeds together."""
+
+    def whole(outputs: Sequence[Outputs], name: str) -> NDArray[Any]:
+        return np.concatenate([each[name].ravel() for each in outputs])
+
+    return min(closeness_db(whole(wanted, name), whole(found, name)) for name in wanted[0])
 
 
 def _completed(kind: str, names: Sequence[str], noise: Mapping[str, float]) -> dict[str, float]:
