@@ -25,7 +25,7 @@ from aigc_compress.artifact import Artifact
 from aigc_compress.engines.ort import create_session, optimized, session_options
 from aigc_compress.errors import PassError, first_line
 from aigc_compress.meter import NodeTime
-from aigc_compress.passes.operators import all_nodes, is_integer, with_node_names
+from aigc_compress.passes.operators import CONTROL, MOVING, all_nodes, is_integer, with_node_names
 from aigc_compress.task import Feeds
 
 from .counting import NodeCost, count_graph
@@ -51,14 +51,8 @@ SHORTEST_MS = 0.02
 SUFFIX = "_kernel_time"
 BLOCKED = "_nchwc"  # after the name of a node's output, where it became a blocked one
 TRANSPOSED = re.compile(r"_token_\d+$")  # after the name of a node that was moved to NHWC
-CONTROL = ("If", "Loop", "Scan")
 BORDER_OPS = ("DequantizeLinear", "DynamicQuantizeLinear", "QuantizeLinear")
 REORDER_OPS = ("ReorderInput", "ReorderOutput", "Transpose")
-MOVING_OPS = (
-    *("Cast", "Concat", "Constant", "DepthToSpace", "Expand", "Flatten", "Gather", "Identity"),
-    *("Pad", "Reshape", "Shape", "Slice", "SpaceToDepth", "Split", "Squeeze", "Tile"),
-    *("Transpose", "Unsqueeze"),
-)
 
 
 @dataclass(frozen=True)
@@ -296,7 +290,7 @@ def _role(time: LayerTime, *, is_counted: bool) -> Role:
         return "integer"
     if time.op in REORDER_OPS and not is_counted:
         return "reorder"
-    if time.op in CONTROL or time.op in MOVING_OPS or "float" not in time.output_type:
+    if time.op in CONTROL or time.op in MOVING or "float" not in time.output_type:
         return "other"
     return "float"
 

@@ -353,12 +353,18 @@ def _asked(options: QuantizeOptions) -> GateOptions:
 
 
 def _given_up(artifact: Artifact) -> list[str]:
-    """Return what the passes tried and gave up, in words."""
+    """Return what the passes gave up or had to leave float, in words."""
     notes = []
     for step in artifact.history:
         for name, reason in step.numbers.get("given_up", {}).items():
             notes.append(f"{step.name}: the step {name} was left out: {reason}")
         for part, told in step.numbers.get("scheme", {}).items():
+            if unbounded := told.get("unbounded"):
+                few = ", ".join(unbounded[:NAMED_LAYERS])
+                notes.append(
+                    f"{part}: {len(unbounded)} tensors held infinities or NaN ({few}): what touches"
+                    " them stays float."
+                )
             notes += [
                 f"{part}: tried and given up: {reason}" for reason in told.get("given_up", ())
             ]

@@ -1,6 +1,7 @@
 import numpy as np
 import pytest
 
+from aigc_compress.cli.quantize import IsaName
 from aigc_compress.passes import QuantizeConfig
 from aigc_compress.passes.quantize.static import ANCHORS, FOLLOWERS
 from aigc_compress.schemes import SCHEMES, scheme_for
@@ -53,6 +54,10 @@ def test_where_two_products_are_added_in_int16_their_sum_fits(name):
     ends = [2 * each * w for each in (activations.min, activations.max) for w in (-weight, weight)]
     assert INT16.min <= min(ends)
     assert max(ends) <= INT16.max
+
+
+def test_a_file_can_be_asked_for_by_every_scheme_that_onnx_runtime_runs():
+    assert {each.value for each in IsaName} == set(SCHEMES) - {"tensorrt"}
 
 
 def test_what_was_not_run_says_so():

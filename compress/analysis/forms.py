@@ -192,12 +192,5 @@ def _round_inputs(model: ModelProto, chosen: Collection[str]) -> None:
             nodes.append(helper.make_node("DequantizeLinear", integers, [stem]))
             node.input[0] = stem
         nodes.append(node)
-    copies = [_node_copy(each) for each in nodes]
     del model.graph.node[:]
-    model.graph.node.extend(copies)
-
-
-def _node_copy(node: NodeProto) -> NodeProto:
-    copy = NodeProto()
-    copy.CopyFrom(node)
-    return copy
+    model.graph.node.extend(nodes)

@@ -99,9 +99,8 @@ class _Switched:
         for node in self._graph.node:
             self._write(node, renamed, quantizers, stored)
         self._graph.input.append(switches)
-        copies = [_copy(each) for each in self._nodes]
         del self._graph.node[:]
-        self._graph.node.extend(copies)
+        self._graph.node.extend(self._nodes)
 
     def _write(
         self,
@@ -202,9 +201,3 @@ def _quantizers(floats: ModelProto, quantized: ModelProto) -> dict[str, Quantize
                 name = dropped[name]
             found.setdefault(name, (scale, zero))
     return found
-
-
-def _copy(node: NodeProto) -> NodeProto:
-    copy = NodeProto()
-    copy.CopyFrom(node)
-    return copy

@@ -9,7 +9,15 @@ from onnx import AttributeProto, GraphProto, ModelProto, NodeProto, shape_infere
 
 from .operators import all_nodes
 
-__all__ = ["FOLDABLE", "Shape", "drop_unread", "free_stem", "graphs_of", "known_shapes"]
+__all__ = [
+    "FOLDABLE",
+    "Shape",
+    "all_graphs",
+    "drop_unread",
+    "free_stem",
+    "graphs_of",
+    "known_shapes",
+]
 
 ARITHMETIC = ("Add", "Div", "Mul", "Sub")
 SHAPING = (
@@ -39,12 +47,12 @@ def graphs_of(node: NodeProto) -> Iterator[GraphProto]:
             yield attribute.g
 
 
-def _graphs(graph: GraphProto) -> Iterator[GraphProto]:
+def all_graphs(graph: GraphProto) -> Iterator[GraphProto]:
     """Yield a graph and all graphs inside it."""
     yield graph
     for node in graph.node:
         for inner in graphs_of(node):
-            yield from _graphs(inner)
+            yield from all_graphs(inner)
 
 
 def known_shapes(model: ModelProto) -> dict[str, Shape]:
@@ -54,13 +62,13 @@ def known_shapes(model: ModelProto) -> dict[str, Shape]:
     """
     copy = ModelProto()
     copy.CopyFrom(model)
-    for graph in _graphs(copy.graph):
+    for graph in all_graphs(copy.graph):
         del graph.value_info[:]
         for output in graph.output:
             output.type.tensor_type.ClearField("shape")
     inferred = shape_inference.infer_shapes(copy)
     shapes: dict[str, Shape] = {}
-    for graph in _graphs(inferred.graph):
+    for graph in all_graphs(inferred.graph):
         for value in (*graph.input, *graph.value_info):
             shape = _shape(value)
             clashes = shapes.get(value.name, shape) != shape  # branches may share names
@@ -78,7 +86,7 @@ def _shape(value: Any) -> Shape:
 def free_stem(model: ModelProto) -> str:
     """Return a beginning that no name of the model has."""
     names = {name for node in all_nodes(model.graph) for name in (*node.output, *node.input)}
-    names |= {each.name for graph in _graphs(model.graph) for each in graph.initializer}
+    names |= {each.name for graph in all_graphs(model.graph) for each in graph.initializer}
     stem, count = "integer", 1
     while any(name.startswith(stem) for name in names):
         count += 1
@@ -88,7 +96,7 @@ def free_stem(model: ModelProto) -> str:
 
 def drop_unread(model: ModelProto, freed: set[str]) -> None:
     """Drop constants and their makers in place: the `freed` ones that nothing reads any more."""
-    graphs = list(_graphs(model.graph))
+    graphs = list(all_graphs(model.graph))
     is_done = False
     while not is_done:
         read = _names_read(model)
@@ -119,5 +127,5 @@ def _is_dead(node: NodeProto, freed: set[str], read: set[str]) -> bool:
 
 def _names_read(model: ModelProto) -> set[str]:
     read = {name for node in all_nodes(model.graph) for name in node.input}
-    outputs = {each.name for graph in _graphs(model.graph) for each in graph.output}
+    outputs = {each.name for graph in all_graphs(model.graph) for each in graph.output}
     return read | outputs

@@ -20,7 +20,13 @@ from onnx import GraphProto, ModelProto, NodeProto, TensorProto, helper, numpy_h
 from .graphs import graphs_of
 from .probe import inferred_types
 
-__all__ = ["IntegerProduct", "find_products", "quantize_dynamically"]
+__all__ = [
+    "IntegerProduct",
+    "find_products",
+    "neighbours",
+    "quantize_dynamically",
+    "weight_rows",
+]
 
 Integers = NDArray[np.integer[Any]]
 QDQ = ("Conv", "Gemm", "MatMul")  # between DequantizeLinear nodes
@@ -114,6 +120,27 @@ def find_products(model: ModelProto) -> list[IntegerProduct]:
         if kind.HasField("tensor_type")
     }
     return list(_products(model.graph, _Scope(), types, is_inside=False))
+
+
+def weight_rows(
+    operator: str, table: NDArray[Any], attributes: Mapping[str, Any]
+) -> NDArray[Any] | None:
+    """Return the weights of a node (M, K) in the order in which they are multiplied.
+
+    None where the table is no matrix and no kernel of a Conv.
+    """
+    if "Conv" in operator:
+        return np.moveaxis(table, 1, -1).reshape(len(table), -1)
+    if table.ndim != 2:
+        return None
+    return table if attributes.get("transB") else table.T
+
+
+def neighbours(rows: NDArray[Any]) -> NDArray[Any]:
+    """Return what is added two by two, (..., pairs, 2) of (..., K); an odd K ends beside zero."""
+    odd = rows.shape[-1] % 2
+    padded = np.pad(rows, [(0, 0)] * (rows.ndim - 1) + [(0, odd)])
+    return padded.reshape(*padded.shape[:-1], -1, 2)
 
 
 def quantize_dynamically(values: NDArray[Any]) -> NDArray[np.uint8]:
@@ -212,10 +239,8 @@ def _product(
     }
     if "Conv" in operator:
         more |= {"kernel": integers.shape[2:], "groups": int(attributes.get("group", 1))}
-        weights = np.moveaxis(integers, 1, -1).reshape(len(integers), -1)
-    elif integers.ndim == 2:
-        weights = integers if attributes.get("transB") else integers.T
-    else:
+    weights = weight_rows(operator, integers, attributes)
+    if weights is None:
         return IntegerProduct(activations=activations, note="its weights are no matrix", **face)
     return IntegerProduct(activations=activations, weights=weights, **more, **face)
 

@@ -13,6 +13,8 @@ from aigc_compress.engines.ort import optimized
 
 __all__ = [
     "BORDERS",
+    "CONTROL",
+    "MOVING",
     "RECURRENT",
     "STORED_SUFFIX",
     "all_nodes",
@@ -24,6 +26,12 @@ __all__ = [
 BORDERS = ("DequantizeLinear", "QuantizeLinear")
 RECURRENT = ("LSTM", "GRU", "RNN")
 STORED_SUFFIX = "_from_int8"  # of the floats made of weights that are stored as INT8
+CONTROL = ("If", "Loop", "Scan")
+MOVING = (  # data, or shapes: no arithmetic
+    *("Cast", "Concat", "Constant", "ConstantOfShape", "DepthToSpace", "Expand", "Flatten"),
+    *("Gather", "GatherElements", "GatherND", "Identity", "Pad", "Reshape", "Shape", "Size"),
+    *("Slice", "SpaceToDepth", "Split", "Squeeze", "Tile", "Transpose", "Unsqueeze"),
+)
 COSTLY = ("Conv", "ConvTranspose", "Gemm", "MatMul", *RECURRENT)
 ALIASES = {"FusedConv": "Conv", "FusedGemm": "Gemm", "FusedMatMul": "MatMul"}
 INTEGER_PREFIXES = (

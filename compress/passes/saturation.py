@@ -23,7 +23,7 @@ from onnx import ModelProto
 
 from aigc_compress.task import Feeds, OnStep
 
-from .integer_products import IntegerProduct, Integers, find_products
+from .integer_products import IntegerProduct, Integers, find_products, neighbours
 from .probe import Probe
 
 __all__ = ["Saturation", "find_saturation"]
@@ -140,19 +140,12 @@ def _finding(product: IntegerProduct, counts: _Counts | None) -> Saturation:
     return replace(found, sums=sums, outputs=outputs)
 
 
-def _paired(values: Integers) -> NDArray[np.int32]:
-    """Return int32 (..., pairs, 2) of (..., K); an odd K ends with a value beside zero."""
-    odd = values.shape[-1] % 2
-    padded = np.pad(values.astype(np.int32), [(0, 0)] * (values.ndim - 1) + [(0, odd)])
-    return padded.reshape(*padded.shape[:-1], -1, 2)
-
-
 def _extremes(weights: Integers) -> NDArray[np.float64]:
     """Return the largest sum possible over what int16 holds: (M, pairs) of (M, K).
 
     It is largest where activations are 255 beside weights of one sign and 0 beside the others.
     """
-    pairs = _paired(weights)
+    pairs = neighbours(weights.astype(np.int32))
     high = LARGEST_ACTIVATION * np.maximum(pairs, 0).sum(-1) / HIGHEST
     low = LARGEST_ACTIVATION * np.minimum(pairs, 0).sum(-1) / LOWEST
     larger: NDArray[np.float64] = np.maximum(high, low)
@@ -201,6 +194,7 @@ def _count(
     rows = product.rows(values, rng, max(1, min(POSITIONS, fitting)))
     groups = channels // (len(weights) // product.groups)
     for group in np.unique(groups):
-        given = _paired(rows[:, group])[:, None]
-        sums = (given * _paired(weights[channels[groups == group]])[None]).sum(-1)
+        given = neighbours(rows[:, group].astype(np.int32))[:, None]
+        chosen = weights[channels[groups == group]].astype(np.int32)
+        sums = (given * neighbours(chosen)[None]).sum(-1)
         counts.add((sums < LOWEST) | (sums > HIGHEST))

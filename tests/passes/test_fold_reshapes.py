@@ -7,7 +7,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from onnx import parser
+from onnx import numpy_helper, parser
 
 from aigc_compress.artifact import Artifact
 from aigc_compress.engines.ort import OrtSession
@@ -77,6 +77,17 @@ SHAPES = {"x": (2, 6), "z": (4, 2)}
 def test_two_sizes_that_the_input_does_not_have_are_left_alone():
     _, _, count = fixed(TWO_UNKNOWN)
     assert count == 0
+
+
+SAME_NAMES = """g (float[a, a, 6] x) => (float[A, B, C] y)
+<int64[1] one = {1}, int64[1] two = {2}, int64[1] six = {6}>
+{ s = Shape(x)  w = Slice(s, one, two)  v = Concat<axis = 0>(w, w, six)  y = Reshape(x, v) }"""
+
+
+def test_axes_of_one_name_are_not_believed_to_be_of_one_size():
+    _, after, count = fixed(SAME_NAMES)
+    shapes = [numpy_helper.to_array(e).tolist() for e in after.graph.initializer if e.dims == [3]]
+    assert (count, shapes) == (1, [[-1, 0, 6]])  # the second is the input's own, the first is not
 
 
 class Stack(torch.nn.Module):

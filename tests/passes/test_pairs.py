@@ -6,6 +6,7 @@ import torch
 from onnx import TensorProto, helper, numpy_helper
 
 from aigc_compress.artifact import Artifact
+from aigc_compress.closeness import sqnr_db
 from aigc_compress.engines.ort import OrtSession
 from aigc_compress.passes import Context, QuantizeConfig
 from aigc_compress.passes.quantize.pairs import narrow_pairs
@@ -89,8 +90,13 @@ def products(kind, quantized, x):
 def test_weights_are_finer_than_with_seven_bits(kind):
     model, feeds = layer(kind)
     quantized, _ = quantize_static(model, REDUCED, Context(feeds, feeds))
-    largest = np.abs(weights_of(quantized).astype(int)).max()
-    assert 64 < largest <= 127
+    (exact,) = (numpy_helper.to_array(each) for each in model.graph.initializer)
+    axis = 1 if kind == "MatMul" else 0
+    others = tuple(place for place in range(exact.ndim) if place != axis)
+    seven_bits = np.abs(exact).max(others, keepdims=True) / 64
+    scale = table_of(quantized, "w_scale").reshape(seven_bits.shape)
+    finer = sqnr_db(exact, weights_of(quantized) * scale)
+    assert finer > sqnr_db(exact, np.rint(exact / seven_bits) * seven_bits) + 2  # of 6 dB
 
 
 def test_depthwise_weights_keep_all_bits():

@@ -22,13 +22,12 @@ POINTWISE = ("Cast", "Identity", "LeakyRelu", "Neg", "Relu", "Sigmoid", "Tanh")
 PASSING = ("Cast", "Identity", "Reshape", "Squeeze", "Unsqueeze")  # of vectors and single numbers
 COMPUTED = -1
 COPIED = 0
-NAMED = -1  # in place of an axis: the size has a name of its own
 SQUEEZE_WITH_INPUT = 13  # the opset that made axes an input
 
 
 @dataclass(frozen=True)
 class _Size:
-    """A size that is known at run time alone: that of a tensor along an axis, or a named one."""
+    """A size that is known at run time alone: that of a tensor along an axis."""
 
     tensor: str
     axis: int
@@ -145,30 +144,20 @@ class _Sizes:
             return self._size(node.input[0], order[axis] if order else rank - 1 - axis)
         if node is not None and node.op_type in POINTWISE:
             return self._size(node.input[0], axis)
-        return _Size(name, axis) if known is None else _Size(known, NAMED)
+        return _Size(name, axis)
 
 
-def _inferred_shapes(model: ModelProto) -> Mapping[str, list[int | str | None]]:
-    """Return sizes by tensor: a number, the name of an input's axis, or None."""
+def _inferred_shapes(model: ModelProto) -> Mapping[str, list[int | None]]:
+    """Return sizes by tensor; names of axes are not believed: some models call all of them `?`."""
     inferred = onnx.shape_inference.infer_shapes(without_shapes(model), data_prop=True).graph
-    named = {
-        dim.dim_param
-        for value in model.graph.input
-        for dim in value.type.tensor_type.shape.dim
-        if dim.dim_param
+    return {
+        value.name: [
+            dim.dim_value if dim.HasField("dim_value") else None
+            for dim in value.type.tensor_type.shape.dim
+        ]
+        for value in (*inferred.input, *inferred.value_info, *inferred.output)
+        if value.type.tensor_type.HasField("shape")
     }
-    shapes: dict[str, list[int | str | None]] = {}
-    for value in (*inferred.input, *inferred.value_info, *inferred.output):
-        if value.type.tensor_type.HasField("shape"):
-            shapes[value.name] = [
-                dim.dim_value
-                if dim.HasField("dim_value")
-                else dim.dim_param
-                if dim.dim_param in named
-                else None
-                for dim in value.type.tensor_type.shape.dim
-            ]
-    return shapes
 
 
 def _shape(sizes: _Sizes, node: NodeProto) -> Vector | None:

@@ -7,14 +7,14 @@ from dataclasses import dataclass
 
 from onnx import GraphProto, ModelProto, NodeProto, TensorProto
 
-from aigc_compress.passes.graphs import graphs_of
+from aigc_compress.passes.graphs import all_graphs, graphs_of
 from aigc_compress.passes.operators import BORDERS, RECURRENT, STORED_SUFFIX, all_nodes, is_integer
 from aigc_compress.passes.recurrent import quantize_recurrent
 
 from .config import QuantizeConfig
-from .static import ANCHORS, FOLLOWERS, integer_region
+from .static import ANCHORS, FOLLOWERS, integer_region, interpolates
 
-__all__ = ["LEFT_BY_SPLIT", "Blocked", "Quantization", "Rules", "all_graphs"]
+__all__ = ["LEFT_BY_SPLIT", "Blocked", "Quantization", "Rules"]
 
 LEFT_BY_SPLIT = "left float by the split (faster or closer to FP32 so)"
 NOT_FUSED = "ONNX Runtime made no integer operator of it and the Q/DQ around it"
@@ -108,7 +108,7 @@ class Rules:
         around = self._around.get(_key(node))
         if around is None and node.name in self._region and op not in ANCHORS:
             return Blocked(self._scheme.choice)
-        if op not in (*ANCHORS, *FOLLOWERS) or _interpolates(node):
+        if op not in (*ANCHORS, *FOLLOWERS) or interpolates(node):
             return self._without_kernel(node, op)
         if around is not None and not self._is_covered_inside(op):
             return _inside(around)
@@ -204,11 +204,6 @@ def _key(node: NodeProto) -> str:
     return next(filter(None, node.output), "")
 
 
-def _interpolates(node: NodeProto) -> bool:
-    modes = [each.s for each in node.attribute if each.name == "mode"]
-    return node.op_type == "Resize" and modes not in ([], [b"nearest"])
-
-
 def _inside(around: NodeProto) -> Blocked:
     kind, name = around.op_type, around.name
     reason = f"inside the {kind} {name}: static quantization covers the main graph alone"
@@ -223,14 +218,6 @@ def _insides(graph: GraphProto, around: NodeProto | None = None) -> Iterator[tup
             yield _key(node), around
         for inner in graphs_of(node):
             yield from _insides(inner, around or node)
-
-
-def all_graphs(graph: GraphProto) -> Iterator[GraphProto]:
-    """Yield a graph and all graphs inside it."""
-    yield graph
-    for node in graph.node:
-        for inner in graphs_of(node):
-            yield from all_graphs(inner)
 
 
 def _constants(nodes: Collection[NodeProto], initializers: Collection[str]) -> set[str]:

@@ -10,34 +10,31 @@ from typing import Literal
 from onnx import ModelProto, NodeProto, TensorProto, shape_inference
 
 from aigc_compress.engines.ort import optimized
+from aigc_compress.passes.graphs import all_graphs
 from aigc_compress.passes.operators import (
     ALIASES,
     BORDERS,
+    CONTROL,
     COSTLY,
+    MOVING,
     all_nodes,
     is_integer,
     with_node_names,
 )
 
-from .blocked import Blocked, Quantization, Rules, all_graphs
+from .blocked import Blocked, Quantization, Rules
+from .shield import SHIELD_SUFFIX
 
 __all__ = ["ExplainedNode", "Kind", "explain", "float_reasons"]
 
 Kind = Literal["integer", "float", "overhead"]
 
-CONTROL = ("If", "Loop", "Scan")
-MOVING = (
-    *("Cast", "Concat", "Constant", "ConstantOfShape", "DepthToSpace", "Expand", "Flatten"),
-    *("Gather", "GatherElements", "GatherND", "Identity", "Pad", "Reshape", "Shape", "Size"),
-    *("Slice", "SpaceToDepth", "Split", "Squeeze", "Tile", "Transpose", "Unsqueeze"),
-)
 PASSING = (*MOVING, "Clip", "Max", "MaxPool", "Min", "NhwcMaxPool", "Relu", "Resize")
 FLOATS = (
     *(TensorProto.BFLOAT16, TensorProto.DOUBLE, TensorProto.FLOAT, TensorProto.FLOAT16),
     TensorProto.UNDEFINED,
 )
 CONSTANT_IF = "make its condition constant: folding then leaves the branch alone"
-SHIELD_SUFFIX = "_clipped"  # of what `shield_floats` puts in
 NAMED = 2  # operators that a border names
 
 

@@ -4,8 +4,8 @@ x86 without VNNI multiplies uint8 with int8 by VPMADDUBSW, which adds two neighb
 int16 and saturates there. The usual remedy is 7-bit weights, which costs 6 dB. But only pairs that
 really are neighbours count, of one sign, and the largest of them rarely holds two of the largest
 weights. So every output channel gets the smallest scale at which each of its pairs stays within
-int16 for any activations: 3 to 5 dB come back. Depthwise convolutions are multiplied one by one and
-keep all 8 bits.
+int16 for any activations, and most of those 6 dB come back. Depthwise convolutions are multiplied
+one by one and keep all 8 bits.
 
 Which weights are neighbours is the kernel's choice; `integer_products` tells that of ONNX Runtime.
 """
@@ -20,6 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
+from aigc_compress.passes.integer_products import neighbours, weight_rows
 from aigc_compress.passes.operators import all_nodes
 
 __all__ = ["narrow_pairs", "pair_scales"]
@@ -55,13 +56,12 @@ def pair_scales(model: ModelProto, nodes: Collection[str]) -> Overrides:
         table = tables.get(node.input[1])
         if table is None or readers[table.name] != 1:
             continue
-        weights = numpy_helper.to_array(table)
-        rows = _rows(node, weights) if weights.dtype == np.float32 else None
+        rows = _rows(node, table, TensorProto.FLOAT)
         if rows is not None:
             axis = 0 if node.op_type == "Conv" or _is_turned(node) else 1
             found[table.name] = [
                 {"axis": axis, "scale": np.float32(scale), "zero_point": np.int8(0)}
-                for scale in _scales(rows, is_alone=_is_depthwise(node, weights))
+                for scale in _scales(rows, is_alone=_is_depthwise(node, table))
             ]
     return found
 
@@ -75,11 +75,10 @@ def narrow_pairs(model: ModelProto) -> None:
     """
     tables = {each.name: each for each in model.graph.initializer}
     for node, table in _stored(model, tables):
-        weights = numpy_helper.to_array(table)
-        rows = _rows(node, weights) if table.data_type == TensorProto.INT8 else None
-        if rows is None or _is_depthwise(node, weights):
+        rows = _rows(node, table, TensorProto.INT8)
+        if rows is None or _is_depthwise(node, table):
             continue
-        paired = _paired(rows.astype(np.int32))
+        paired = neighbours(rows.astype(np.int32))
         excess = _largest_sums(paired) - MOST
         if (excess <= 0).all():
             continue
@@ -88,7 +87,7 @@ def narrow_pairs(model: ModelProto) -> None:
         step = np.sign(value) * np.maximum(excess, 0)[..., None]
         np.put_along_axis(paired, larger, value - step, -1)
         narrowed = paired.reshape(len(rows), -1)[:, : rows.shape[1]]
-        restored = _table(node, narrowed, weights.shape).astype(np.int8)
+        restored = _table(node, narrowed, tuple(table.dims)).astype(np.int8)
         table.CopyFrom(numpy_helper.from_array(np.ascontiguousarray(restored), table.name))
 
 
@@ -111,7 +110,7 @@ def _scales(rows: NDArray[np.float32], *, is_alone: bool) -> NDArray[np.float32]
     scales = np.abs(rows).max(-1) / LARGEST
     if not is_alone:
         # Rounding may add half a step to each of two.
-        scales = np.maximum(scales, _largest_sums(_paired(rows)).max(-1) / (MOST - 1))
+        scales = np.maximum(scales, _largest_sums(neighbours(rows)).max(-1) / (MOST - 1))
     lowest = max(float(scales.max()) * 1e-12, float(TINY))  # rows of zeros have a scale too
     return np.maximum(np.where(scales > 0, scales, 1.0), lowest).astype(np.float32)
 
@@ -123,19 +122,11 @@ def _largest_sums(paired: NDArray[Any]) -> NDArray[Any]:
     return larger
 
 
-def _paired(rows: NDArray[Any]) -> NDArray[Any]:
-    """Return neighbours (M, P, 2) of (M, K); an odd K ends with a value beside zero."""
-    padded = np.pad(rows, [(0, 0), (0, rows.shape[1] % 2)])
-    return padded.reshape(len(rows), -1, 2)
-
-
-def _rows(node: NodeProto, table: NDArray[Any]) -> NDArray[Any] | None:
-    """Return weights (M, K) in the order in which they are multiplied; None where it is unknown."""
-    if node.op_type == "Conv":
-        return np.moveaxis(table, 1, -1).reshape(len(table), -1)
-    if table.ndim != 2:
+def _rows(node: NodeProto, table: TensorProto, kind: int) -> NDArray[Any] | None:
+    """Return weights as they are multiplied (M, K); None where they are of another dtype."""
+    if table.data_type != kind:
         return None
-    return table if _is_turned(node) else table.T
+    return weight_rows(node.op_type, numpy_helper.to_array(table), _attributes(node))
 
 
 def _table(node: NodeProto, rows: NDArray[Any], shape: tuple[int, ...]) -> NDArray[Any]:
@@ -145,13 +136,15 @@ def _table(node: NodeProto, rows: NDArray[Any], shape: tuple[int, ...]) -> NDArr
     return rows if _is_turned(node) else rows.T
 
 
+def _attributes(node: NodeProto) -> dict[str, Any]:
+    return {each.name: helper.get_attribute_value(each) for each in node.attribute}
+
+
 def _is_turned(node: NodeProto) -> bool:
     """Whether a matrix has its outputs first."""
-    given = {each.name: helper.get_attribute_value(each) for each in node.attribute}
-    return bool(given.get("transB", 0))
+    return bool(_attributes(node).get("transB", 0))
 
 
-def _is_depthwise(node: NodeProto, table: NDArray[Any]) -> bool:
-    given = {each.name: helper.get_attribute_value(each) for each in node.attribute}
-    is_single = node.op_type == "Conv" and table.shape[1] == 1
-    return is_single and given.get("group", 1) == len(table) > 1
+def _is_depthwise(node: NodeProto, table: TensorProto) -> bool:
+    is_single = node.op_type == "Conv" and table.dims[1] == 1
+    return is_single and bool(_attributes(node).get("group", 1) == table.dims[0] > 1)

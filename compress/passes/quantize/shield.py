@@ -14,7 +14,9 @@ import numpy as np
 from numpy.typing import NDArray
 from onnx import ModelProto, NodeProto, helper, numpy_helper
 
-__all__ = ["shield_floats"]
+__all__ = ["SHIELD_SUFFIX", "shield_floats"]
+
+SHIELD_SUFFIX = "_clipped"
 
 ROUNDED = ("Conv", "ConvTranspose", "Gemm")  # whose weights ONNX Runtime rounds by itself
 BETWEEN = ("Clip", "Relu")  # what may stand between such a node and QuantizeLinear
@@ -44,14 +46,13 @@ def shield_floats(model: ModelProto) -> list[str]:
         if is_float and _is_undone(maker, constants) and _is_quantized(node, readers):
             read = node.input[0]
             if read not in clipped:
-                clipped[read] = f"{read}_clipped"
+                clipped[read] = f"{read}{SHIELD_SUFFIX}"
                 nodes.append(_clip(model, maker, constants, clipped[read]))
             node.input[0] = clipped[read]
             shielded.append(node.name)
         nodes.append(node)
-    copies = [_copy(each) for each in nodes]
     del graph.node[:]
-    graph.node.extend(copies)
+    graph.node.extend(nodes)
     return shielded
 
 
@@ -83,9 +84,3 @@ def _clip(
         array: NDArray[np.float32] = np.asarray(value, np.float32).reshape(())
         model.graph.initializer.append(numpy_helper.from_array(array, name))
     return helper.make_node("Clip", [undone.output[0], *names], [made], name=made)
-
-
-def _copy(node: NodeProto) -> NodeProto:
-    copy = NodeProto()
-    copy.CopyFrom(node)
-    return copy

@@ -23,7 +23,7 @@ from .repairs import repair_floats, repair_integers, without_effect
 from .shield import shield_floats
 from .tools import first_that_works, with_own_constants
 
-__all__ = ["ANCHORS", "FOLLOWERS", "integer_region", "quantize_static"]
+__all__ = ["ANCHORS", "FOLLOWERS", "integer_region", "interpolates", "quantize_static"]
 
 ANCHORS = ("Conv", "Gemm", "MatMul")
 # Operators that ONNX Runtime 1.32 runs on integers, or that hand integers through.
@@ -134,7 +134,7 @@ def integer_region(model: ModelProto, keep_float: tuple[str, ...] = ()) -> list[
     names = []
     for node in model.graph.node:  # topologically sorted, as ONNX demands
         activations = [name for name in node.input if name and name not in constants]
-        can_follow = node.op_type in FOLLOWERS and not _interpolates(node)
+        can_follow = node.op_type in FOLLOWERS and not interpolates(node)
         follows = can_follow and bool(activations) and integers.issuperset(activations)
         if node.name in keep_float:
             continue
@@ -144,7 +144,7 @@ def integer_region(model: ModelProto, keep_float: tuple[str, ...] = ()) -> list[
     return names
 
 
-def _interpolates(node: NodeProto) -> bool:
+def interpolates(node: NodeProto) -> bool:
     """Whether a node is a Resize that makes new values, which ONNX Runtime does on floats."""
     given = {each.name: each.s for each in node.attribute if each.name == "mode"}
     return node.op_type == "Resize" and given.get("mode", b"nearest") != b"nearest"
