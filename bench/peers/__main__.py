@@ -87,11 +87,12 @@ def main() -> None:
 
 
 def _show(result: PeersResult) -> None:
-    columns = ["model", "peer", "engine", "size", "ms", "speed", "verdict", "quality"]
+    columns = ["peer", "engine", "size", "ms", "speed", "verdict", "quality", "worse by (budget)"]
     plan = result.options.plan
-    title = f"{cpu_name()}, {plan.threads} thread(s), {plan.processes} processes"
-    rows = [_cells(row) for row in result.rows]
-    show_table(title, [*columns, "worse by (budget)"], rows)
+    machine = f"{cpu_name()}, {plan.threads} thread(s), {plan.processes} processes"
+    for model in dict.fromkeys(row.model for row in result.rows):
+        rows = [_cells(row) for row in result.rows if row.model == model]
+        show_table(f"{model}: {machine}", columns, rows)
     for row in result.rows:
         if row.error is not None:
             say(f"{row.model}, {row.peer.name}: {row.error}")
@@ -103,7 +104,7 @@ def _show(result: PeersResult) -> None:
 
 def _cells(row: PeerRow) -> list[str]:
     size = "-" if row.file is None else size_text(row.file.size_bytes)
-    named = [row.model, row.peer.name, row.peer.engine, size]
+    named = [row.peer.name, row.peer.engine, size]
     if row.row is None:
         return [*named, "-", "-", "failed", "-", "-"]
     told = row.row
