@@ -29,12 +29,14 @@ class Contestant:
     """A file that takes part, and the engine that runs it.
 
     The first contestant is the baseline. One that `decides` keeps the measurement going until it
-    has a verdict; an A/A control does not.
+    has a verdict; an A/A control does not. Feeds of its own are for one whose inputs have other
+    sizes, such as a narrower state; None: those of all.
     """
 
     path: Path
     engine: str = "ort"
     decides: bool = True
+    feeds: Feeds | None = None
 
 
 @dataclass(frozen=True)
@@ -135,10 +137,12 @@ def run_contest(
     clock = _Clock(plan)
     reason: Reason = "all processes"
     with tempfile.TemporaryDirectory() as folder:
-        feed_file = Path(folder) / "feeds.npz"
-        np.savez(feed_file, *feeds.values())  # by position: an input may be named `file`
+        files = [
+            _write_feeds(Path(folder) / f"{index}.npz", feeds if each.feeds is None else each.feeds)
+            for index, each in enumerate(contestants)
+        ]
         for process in range(plan.processes):
-            found = _run_round(contestants, (feed_file, list(feeds)), plan, clock, process)
+            found = _run_round(contestants, files, plan, clock, process)
             for record, new in zip(records, found, strict=True):
                 record.append(new)
             if on_step:
@@ -157,6 +161,11 @@ def run_contest(
     return Contest(timings, reason, plan.stopping.confidence(reason), plan.seed)
 
 
+def _write_feeds(path: Path, feeds: Feeds) -> tuple[Path, list[str]]:
+    np.savez(path, *feeds.values())  # by position: an input may be named `file`
+    return path, list(feeds)
+
+
 def _is_clear(
     contestants: Sequence[Contestant],
     records: Sequence[Sequence[ProcessRecord]],
@@ -173,7 +182,7 @@ def _is_clear(
 
 def _run_round(
     contestants: Sequence[Contestant],
-    feeds: tuple[Path, list[str]],
+    feeds: Sequence[tuple[Path, list[str]]],
     plan: LatencyPlan,
     clock: _Clock,
     process: int,
@@ -182,8 +191,8 @@ def _run_round(
     rng = np.random.default_rng([plan.seed, process])
     with ExitStack() as stack:
         workers = [stack.enter_context(start_worker()) for _ in contestants]
-        for contestant, worker in zip(contestants, workers, strict=True):
-            worker.open(contestant, feeds, plan)
+        for contestant, worker, own in zip(contestants, workers, feeds, strict=True):
+            worker.open(contestant, own, plan)
         for worker in workers:
             worker.warm_up()
         for block in range(plan.blocks):

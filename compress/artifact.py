@@ -44,10 +44,17 @@ class TensorSpec:
 
 @validated(frozen=True)
 class ModelSpec:
-    """The kind of a reference model and the config that rebuilds it."""
+    """The kind of a model, the config that rebuilds it, and what pruning changed of it.
+
+    Attributes:
+        name: a key of the models' table.
+        config: keyword values of the kind's config.
+        sizes: attributes of submodules that pruning set, by the submodule's path.
+    """
 
     name: str
     config: Mapping[str, Any]
+    sizes: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
 
 @validated(frozen=True)
@@ -71,6 +78,7 @@ class Artifact:
         task: name of the task, or None.
         history: the steps that made it, oldest first.
         source_sha256: digest of the file that the line began with.
+        companions: models that belong to it, as a checkpoint holds them (torch alone).
     """
 
     stage: Literal["torch", "onnx"]
@@ -79,6 +87,7 @@ class Artifact:
     task: str | None = None
     history: tuple[Step, ...] = ()
     source_sha256: str | None = None
+    companions: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
     def then(self, payload: Any, step: Step, *, stage: Literal["torch", "onnx"]) -> Artifact:
         """Return the artifact that `step` made of this one."""

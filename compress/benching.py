@@ -28,7 +28,7 @@ from .loading import load_artifact, resolve_source
 from .machine import describe_machine
 from .quantizing import QuantizeOptions, quantize
 from .task import Feeds, OnStep
-from .workload import Workload, make_workload
+from .workload import TaskWorkload, Workload, make_workload
 
 __all__ = ["bench_models", "workspace_sources"]
 
@@ -42,6 +42,7 @@ class _Entry:
     graph: Artifact
     path: Path
     graph_path: Path
+    workload: Workload
 
     @property
     def is_quantized(self) -> bool:
@@ -90,21 +91,19 @@ def bench_models(
     watch, surroundings = Watch(), read_surroundings()
     with tempfile.TemporaryDirectory() as folder:
         work = Path(folder)
-        entries, workloads = _open(_named_paths(sources, options, work), options, work)
-        contests = [
-            (workloads[key], _runs(group, options)) for key, group in _groups(entries).items()
-        ]
+        entries = _open(_named_paths(sources, options, work), options, work)
+        contests = [_runs(group, options) for group in _groups(entries).values()]
         rows: list[Row] = []
         digests: list[str] = []
-        for workload, runs in contests:
-            sizes = _sizes(runs, workload, options)
-            digests += [_digest(feeds) for feeds in sizes.values()]
-            rows += _measure(runs, workload, sizes, options, on_step)
+        for runs in contests:
+            sizes = _sizes(runs, options)
+            digests += [_digest(feeds) for each in sizes.values() for feeds in each]
+            rows += _measure(runs, sizes, options, on_step)
     peaks, rows = _under_peaks(rows, options.plan.threads)
     trust = watch.stop()
     if trust.complaint and options.is_strict:
         raise AigcCompressError(f"The machine was not quiet: {trust.complaint}.")
-    notes = [note for workload, _ in contests for note in workload.notes]
+    notes = [note for entry in entries for note in entry.workload.notes]
     notes += _skipped(entries, options)
     return BenchResult(
         tuple(rows),
@@ -117,7 +116,7 @@ def bench_models(
             "load_average_after": read_surroundings()["load_average"],
         },
         peaks=peaks,
-        feeds_sha256=tuple(digests),
+        feeds_sha256=tuple(dict.fromkeys(digests)),
     )
 
 
@@ -149,9 +148,7 @@ def _reference_ladder(work: Path) -> dict[str, str | Path]:
     return paths
 
 
-def _open(
-    paths: Mapping[str, str | Path], options: BenchOptions, work: Path
-) -> tuple[list[_Entry], dict[str, Workload]]:
+def _open(paths: Mapping[str, str | Path], options: BenchOptions, work: Path) -> list[_Entry]:
     """Load every source, and export what an ONNX engine needs exported."""
     entries: list[_Entry] = []
     workloads: dict[str, Workload] = {}
@@ -164,16 +161,24 @@ def _open(
         if artifact.stage == "torch":
             graph_path = work / f"{index}.onnx"
             save_onnx(graph, graph_path)
-        entry = _Entry(name, artifact, graph, path, graph_path)
+        entry = _Entry(name, artifact, graph, path, graph_path, workload)
+        if not isinstance(workload, TaskWorkload):  # the same feeds for all models of a face
+            entry = replace(entry, workload=workloads.setdefault(_key(entry), workload))
         entries.append(entry)
-        workloads.setdefault(_key(entry), workload)
-    return entries, workloads
+    return entries
 
 
 def _key(entry: _Entry) -> str:
+    """Return what models that are compared have in common.
+
+    A task gives every model feeds that fit it, so a pruned state may be narrower.
+    """
     inputs, outputs = graph_tensors(entry.graph.payload)
+    names = [t.name for t in outputs]
+    if isinstance(entry.workload, TaskWorkload):
+        return f"{entry.graph.task} {[(t.name, t.dtype) for t in inputs]} {names}"
     face = [(t.name, t.dtype, [a for a in t.shape if isinstance(a, int)]) for t in inputs]
-    return f"{entry.graph.task} {face} {[t.name for t in outputs]}"
+    return f"{face} {names}"
 
 
 def _groups(entries: Sequence[_Entry]) -> dict[str, list[_Entry]]:
@@ -233,16 +238,17 @@ def _skipped(entries: Sequence[_Entry], options: BenchOptions) -> list[str]:
     return left_out + unprofiled
 
 
-def _sizes(
-    runs: list[_Run], workload: Workload, options: BenchOptions
-) -> dict[tuple[int, int], Feeds]:
-    """Return the feeds of a timed call by batch and length, checked against every model."""
+def _sizes(runs: list[_Run], options: BenchOptions) -> dict[tuple[int, int], list[Feeds]]:
+    """Return every run's feeds of a timed call by batch and length, checked against its model."""
     sizes = {
-        (batch, length): workload.timing_feeds(batch=batch, length=length, seed=options.seed)
+        (batch, length): [
+            run.entry.workload.timing_feeds(batch=batch, length=length, seed=options.seed)
+            for run in runs
+        ]
         for batch, length in product(options.batches, options.lengths)
     }
-    for feeds in sizes.values():
-        for run in runs:
+    for each in sizes.values():
+        for run, feeds in zip(runs, each, strict=True):
             check_feeds(feeds, graph_tensors(run.entry.graph.payload)[0])
     return sizes
 
@@ -258,13 +264,12 @@ def _digest(feeds: Feeds) -> str:
 
 def _measure(
     runs: list[_Run],
-    workload: Workload,
-    sizes: Mapping[tuple[int, int], Feeds],
+    sizes: Mapping[tuple[int, int], Sequence[Feeds]],
     options: BenchOptions,
     on_step: OnStep | None,
 ) -> list[Row]:
     """Measure quality once, on the files and engines that are then timed at every size."""
-    judgements = _judgements(runs, workload, options, on_step)
+    judgements = _judgements(runs, options, on_step)
     files = [FileFacts.of(run.path) for run in runs]
     rows = []
     for (batch, length), feeds in sizes.items():
@@ -279,14 +284,16 @@ def _measure(
 def _time(
     runs: list[_Run],
     files: list[FileFacts],
-    feeds: Feeds,
+    feeds: Sequence[Feeds],
     options: BenchOptions,
     on_step: OnStep | None,
 ) -> list[Row]:
     """Time all runs; the baseline takes part twice, as its own control."""
-    contestants = [Contestant(run.path, run.engine) for run in runs]
+    contestants = [
+        Contestant(run.path, run.engine, feeds=own) for run, own in zip(runs, feeds, strict=True)
+    ]
     control = replace(contestants[0], decides=False)
-    contest = run_contest([*contestants, control], feeds, options.plan, on_step=on_step)
+    contest = run_contest([*contestants, control], feeds[0], options.plan, on_step=on_step)
     rows = []
     for index, run in enumerate(runs):
         is_baseline = index == 0
@@ -303,7 +310,7 @@ def _time(
             ended=contest.reason,
             operators=_operators(run.artifact),
         )
-        rows.append(_with_costs(row, run.entry, feeds, options))
+        rows.append(_with_costs(row, run.entry, feeds[index], options))
     return rows
 
 
@@ -365,7 +372,7 @@ def _weight_bytes(row: Row) -> int:
 
 
 def _judgements(
-    runs: list[_Run], workload: Workload, options: BenchOptions, on_step: OnStep | None
+    runs: list[_Run], options: BenchOptions, on_step: OnStep | None
 ) -> list[Judgement] | list[None]:
     """Measure quality of the very files on the very engines that are timed."""
     if not options.measures_quality:
@@ -373,7 +380,7 @@ def _judgements(
     threads = os.cpu_count() or 1
     return judge(
         [get_engine(run.engine).load(run.artifact, threads=threads) for run in runs],
-        workload,
+        [run.entry.workload for run in runs],
         samples=options.samples,
         budget=options.budget,
         seed=options.seed,

@@ -6,14 +6,15 @@ import io
 import pickle
 import zipfile
 from collections.abc import Mapping
-from dataclasses import field
+from dataclasses import asdict, field
 from pathlib import Path
 from typing import Any
 
 from pydantic import ConfigDict, ValidationError
 from pydantic.dataclasses import dataclass
 
-from .errors import InputFileError, describe_faults, first_line, missing_file
+from .artifact import Artifact
+from .errors import InputFileError, UsageError, describe_faults, first_line, missing_file
 from .storage import write_bytes
 
 __all__ = [
@@ -21,6 +22,7 @@ __all__ = [
     "Checkpoint",
     "read_checkpoint",
     "read_plain",
+    "save_torch",
     "write_checkpoint",
     "write_torch",
 ]
@@ -40,6 +42,7 @@ class Checkpoint:
         history: one plain dict per step that made the model, oldest first.
         companions: models that belong to it (a GAN's discriminator), each with the keys
             `model`, `config` and `state_dict`.
+        sizes: attributes of submodules that pruning set, by the submodule's path.
     """
 
     model: str
@@ -48,6 +51,7 @@ class Checkpoint:
     task: str | None = None
     history: tuple[Mapping[str, Any], ...] = ()
     companions: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    sizes: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
 
 def write_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
@@ -60,8 +64,27 @@ def write_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
         "task": checkpoint.task,
         "history": [dict(step) for step in checkpoint.history],
         "companions": {name: dict(value) for name, value in checkpoint.companions.items()},
+        "sizes": {path: dict(value) for path, value in checkpoint.sizes.items()},
     }
     write_torch(path, document)
+
+
+def save_torch(artifact: Artifact, path: Path) -> None:
+    """Write a torch artifact with its history, whole or not at all.
+
+    Raises:
+        UsageError: nothing tells how the module is built again.
+        OutputError: the file cannot be written.
+    """
+    spec = artifact.spec
+    if spec is None:
+        raise UsageError("This module has no spec to rebuild it from; save its state_dict instead.")
+    state = {name: value.cpu() for name, value in artifact.payload.state_dict().items()}
+    history = tuple(asdict(step) for step in artifact.history)
+    checkpoint = Checkpoint(
+        spec.name, spec.config, state, artifact.task, history, artifact.companions, spec.sizes
+    )
+    write_checkpoint(path, checkpoint)
 
 
 def write_torch(path: Path, document: Mapping[str, Any]) -> None:

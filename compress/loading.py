@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
 from pathlib import Path
 
 from pydantic import ValidationError
 
 from aigc_compress.models import REFERENCES
+from aigc_compress.models.own import is_own
 
 from .artifact import Artifact, ModelSpec, Step, read_onnx
 from .checkpoint import read_checkpoint
@@ -27,11 +29,16 @@ def resolve_source(source: str | Path) -> Path:
 
 
 def load_artifact(source: str | Path) -> Artifact:
-    """Load a shipped reference by name, one of our `.pt` files, or any `.onnx` file.
+    """Load a reference by name, one of our `.pt` files, any `.onnx` file, or a user's own module.
+
+    The latter is named as `package.module:factory`, and the factory is called without arguments.
 
     Raises:
+        UsageError: a user's own module cannot be imported.
         InputFileError: the file is missing, damaged, hostile or of another kind.
     """
+    if is_own(str(source)):
+        return _own(str(source))
     path = resolve_source(source)
     if path.suffix == ".onnx":
         return read_onnx(path)
@@ -46,14 +53,37 @@ def load_artifact(source: str | Path) -> Artifact:
     raise InputFileError(f"{path} is neither .pt nor .onnx. Export your model to ONNX first.")
 
 
+def _own(name: str) -> Artifact:
+    """Build the module that a user named as `package.module:factory`."""
+    import torch
+
+    from aigc_compress.models.own import allow, build_own
+
+    allow(name)
+    module = build_own(name, {}).eval()
+    sha = hashlib.sha256()
+    for key, value in module.state_dict().items():
+        sha.update(f"{key} {value.dtype} {tuple(value.shape)}".encode())
+        sha.update(value.cpu().reshape(-1).view(torch.uint8).numpy().tobytes())
+    return Artifact("torch", module, ModelSpec(name, {}), source_sha256=sha.hexdigest())
+
+
 def _load_torch(path: Path) -> Artifact:
     from aigc_compress.models.registry import build_module
 
     checkpoint = read_checkpoint(path)
-    module = build_module(checkpoint.model, checkpoint.config, checkpoint.state_dict)
+    spec = ModelSpec(checkpoint.model, checkpoint.config, checkpoint.sizes)
+    module = build_module(spec.name, spec.config, checkpoint.state_dict, spec.sizes)
     try:
         history = tuple(Step(**step) for step in checkpoint.history)
     except (ValidationError, TypeError) as error:
         raise InputFileError(f"{path} has a damaged history: {describe_faults(error)}") from error
-    spec = ModelSpec(checkpoint.model, checkpoint.config)
-    return Artifact("torch", module, spec, checkpoint.task, history, digest_file(path))
+    return Artifact(
+        "torch",
+        module,
+        spec,
+        checkpoint.task,
+        history,
+        digest_file(path),
+        checkpoint.companions,
+    )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 from pydantic import BaseModel, ValidationError
@@ -13,30 +13,43 @@ from .errors import PassError, UsageError, unknown_name
 from .passes import PASSES, Context
 from .recipe import Recipe
 
-__all__ = ["run_passes", "run_recipe"]
+__all__ = ["check_steps", "run_passes", "run_recipe"]
 
 
 def run_recipe(artifact: Artifact, recipe: Recipe, context: Context) -> Artifact:
     """Run a recipe's passes; raises UsageError for unknown passes or settings, before any work."""
-    return run_passes(artifact, _checked_steps(recipe), context)
+    return run_passes(artifact, check_steps(recipe), context)
 
 
-def _checked_steps(recipe: Recipe) -> list[tuple[str, BaseModel]]:
+def check_steps(
+    recipe: Recipe, more: Mapping[str, type[BaseModel]] | None = None
+) -> list[tuple[str, BaseModel]]:
+    """Return the steps of a recipe with their settings checked.
+
+    Args:
+        recipe: as it was read.
+        more: settings of steps that are no passes, by name.
+
+    Raises:
+        UsageError: unknown passes or settings, all of them, each with its line where it is known.
+    """
+    configs = {name: each.config for name, each in PASSES.items()} | dict(more or {})
     steps: list[tuple[str, BaseModel]] = []
     faults = []
     for index, each in enumerate(recipe.passes):
-        if each.pass_ not in PASSES:
-            faults.append(f"passes.{index}: {unknown_name('pass', each.pass_, PASSES)}")
+        place = ("passes", index)
+        if each.pass_ not in configs:
+            told = str(unknown_name("pass", each.pass_, configs))
+            faults.append(recipe.fault((*place, "pass"), told))
             continue
         try:
-            steps.append((each.pass_, PASSES[each.pass_].config.model_validate(each.config)))
+            steps.append((each.pass_, configs[each.pass_].model_validate(each.config)))
         except ValidationError as error:
             faults += [
-                f"passes.{index}.{each.pass_}.{'.'.join(map(str, e['loc']))}: {e['msg']}"
-                for e in error.errors()
+                recipe.fault((*place, "config", *e["loc"]), e["msg"]) for e in error.errors()
             ]
     if faults:
-        raise UsageError(f"The recipe {recipe.name} has faults: {'; '.join(faults)}")
+        raise UsageError(f"The recipe {recipe.name} has faults:\n  " + "\n  ".join(faults))
     return steps
 
 

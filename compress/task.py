@@ -20,6 +20,7 @@ __all__ = [
     "Runner",
     "Split",
     "Task",
+    "Trainable",
     "batches",
 ]
 
@@ -162,6 +163,25 @@ class Task(Protocol):
 
     def exhibit(self, runner: Runner, *, seed: int = 0) -> Exhibit | None:
         """Return what a runner makes, for a person to look at; None where there is nothing."""
+        ...
+
+
+class Trainable(Task, Protocol):
+    """A task whose models can be trained, distilled and ranked by their loss.
+
+    Modules and batches are torch's; they are not named here, so that tasks need no torch.
+    """
+
+    def batch(self, index: int, *, size: int, seed: int) -> Any:
+        """Return the training batch of a step, from (index, seed) alone: augmented data, labels."""
+        ...
+
+    def inputs(self, batch: Any) -> tuple[Any, ...]:
+        """Return the module's arguments in a batch."""
+        ...
+
+    def loss(self, outputs: Any, batch: Any) -> Any:
+        """Return the loss, a scalar tensor, of what the module returned for a batch."""
         ...
 
 

@@ -255,7 +255,7 @@ def make_workload(artifact: Artifact, options: FeedOptions) -> Workload:
     if artifact.task is not None and artifact.spec is not None and options.is_empty:
         from aigc_compress.models.tasks import make_task
 
-        task = make_task(artifact.task, artifact.spec.config)
+        task = make_task(artifact.task, artifact.spec.config, artifact.spec.sizes)
         if artifact.stage == "onnx":
             check_feeds(task.feeds(2, seed=0, length=2), graph_tensors(artifact.payload)[0])
         return TaskWorkload(task)

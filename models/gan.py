@@ -88,7 +88,17 @@ class Discriminator(nn.Module):
 
     def forward(self, image: Tensor) -> Tensor:
         """Return the logits (N,)."""
-        return self.head(self.layers(image).flatten(1)).squeeze(1)  # type: ignore[no-any-return]
+        return self.judged_with_features(image)[0]
+
+    def judged_with_features(self, image: Tensor) -> tuple[Tensor, list[Tensor]]:
+        """Return the logits, and the activations of every layer, (N, width, H, W)."""
+        features: list[Tensor] = []
+        x = image
+        for layer in self.layers:
+            x = layer(x)
+            if isinstance(layer, nn.LeakyReLU):
+                features.append(x)
+        return self.head(x.flatten(1)).squeeze(1), features
 
 
 def _keep(module: nn.Module) -> nn.Module:

@@ -10,10 +10,12 @@ from pydantic import BaseModel, ValidationError
 from torch import nn
 
 from aigc_compress.errors import InputFileError, describe_faults, unknown_name
+from aigc_compress.passes.pruning.sizes import fit_sizes
 
 from . import REFERENCES
 from .cnn import CnnConfig, ResidualNetwork
 from .gan import Discriminator, DiscriminatorConfig, GanConfig, Generator
+from .own import build_own, is_own
 from .rnn import CharacterModel, RnnConfig
 
 __all__ = ["KINDS", "Kind", "build_module", "weights_path"]
@@ -34,24 +36,43 @@ KINDS: Mapping[str, Kind] = {
 }
 
 
-def build_module(name: str, config: Mapping[str, Any], state: Mapping[str, Any]) -> nn.Module:
+def build_module(
+    name: str,
+    config: Mapping[str, Any],
+    state: Mapping[str, Any],
+    sizes: Mapping[str, Mapping[str, Any]] | None = None,
+) -> nn.Module:
     """Build the module of kind `name` from its config, load its weights, switch to evaluation.
+
+    Args:
+        name: a key of KINDS.
+        config: of the kind.
+        state: tensors by name; where `sizes` are given they may be smaller than the config says.
+        sizes: attributes of submodules that pruning set, by the submodule's path.
 
     Raises:
         UsageError: there is no such kind.
         InputFileError: the config or the weights do not fit the kind.
     """
-    kind = KINDS.get(name)
-    if kind is None:
+    if name not in KINDS and not is_own(name):
         raise unknown_name("model", name, KINDS)
     try:
-        module = kind.module(kind.config.model_validate(config))
+        module = _new(name, config)
+        if sizes:
+            fit_sizes(module, sizes, state)
         module.load_state_dict(dict(state))
     except (ValidationError, RuntimeError, TypeError, AttributeError, ValueError) as error:
         raise InputFileError(
             f"The file does not hold a {name} model: {describe_faults(error)}"
         ) from error
     return module.eval()
+
+
+def _new(name: str, config: Mapping[str, Any]) -> nn.Module:
+    if is_own(name):
+        return build_own(name, dict(config))
+    kind = KINDS[name]
+    return kind.module(kind.config.model_validate(config))
 
 
 def weights_path(name: str) -> Path:

@@ -42,12 +42,17 @@ class CharacterModel(nn.Module):
 
     def forward(self, tokens: Tensor, *state: Tensor) -> tuple[Tensor, ...]:
         """Return (logits, *state); the state is (h, c) for LSTM and (h,) for GRU."""
+        hidden, after = self.features(tokens, *state)
+        return self.head(hidden), *after
+
+    def features(self, tokens: Tensor, *state: Tensor) -> tuple[Tensor, tuple[Tensor, ...]]:
+        """Return what the last layer puts out (N, T, hidden), and the states after it."""
         packed = tuple(state) if self.config.cell == "lstm" else state[0]
         hidden, after = self.cell(self.embedding(tokens), packed)
-        return self.head(hidden), *(after if isinstance(after, tuple) else (after,))
+        return hidden, after if isinstance(after, tuple) else (after,)
 
     def initial_state(self, batch: int) -> tuple[Tensor, ...]:
         """Return the zero state of a batch, one tensor (layers, batch, hidden) per state input."""
         like = self.head.weight
-        shape = (self.config.layers, batch, self.config.hidden)
+        shape = (self.cell.num_layers, batch, self.cell.hidden_size)
         return tuple(like.new_zeros(shape) for _ in self.input_names[1:])

@@ -9,16 +9,18 @@ from typing import NamedTuple
 
 import onnx
 import pytest
+import torch
 from onnx import parser
 
 from aigc_compress.checkpoint import Checkpoint, write_checkpoint
 from aigc_compress.cli import app
 from aigc_compress.machine import machine_scheme
 from aigc_compress.meter import NodeTime
+from aigc_compress.models import data
 from aigc_compress.models.cnn import CnnConfig
 from aigc_compress.models.gan import GanConfig
 from aigc_compress.models.registry import KINDS
-from aigc_compress.models.rnn import RnnConfig
+from aigc_compress.models.rnn import CharacterModel, RnnConfig
 
 TINY = {
     "cnn": CnnConfig(widths=(4,), blocks=(1,)),
@@ -156,6 +158,20 @@ def rnn_pt(workplace):
     path = workplace / "rnn.pt"
     write_checkpoint(path, tiny_checkpoint("rnn"))
     return path
+
+
+@pytest.fixture
+def text_pt(workplace):
+    """Write an untrained RNN that knows every letter of the text."""
+    alphabet = "".join(sorted(set(data.embedded_text())))
+    config = RnnConfig(alphabet=alphabet, layers=2, hidden=12, embedding=8)
+    torch.manual_seed(0)
+    fields = {
+        "config": config.model_dump(mode="json"),
+        "state_dict": CharacterModel(config).state_dict(),
+    }
+    write_checkpoint(workplace / "rnn.pt", tiny_checkpoint("rnn", **fields))
+    return workplace / "rnn.pt"
 
 
 @pytest.fixture

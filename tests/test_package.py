@@ -76,6 +76,7 @@ FLOORS = {
                 "quantizing",
                 "refine",
                 "replay",
+                "running",
                 "splitting",
                 "why_not",
                 "workload",
@@ -90,6 +91,7 @@ FLOORS = {
             [
                 "artifact",
                 "closeness",
+                "coach",
                 "budget",
                 "checkpoint",
                 "errors",

@@ -20,8 +20,11 @@ from .doctor import doctor
 from .export import export
 from .fetch import fetch
 from .info import info
+from .prune import prune
 from .quantize import quantize
+from .recipes import recipes
 from .report import report
+from .run import run
 from .sample import sample
 from .train import train
 
@@ -33,8 +36,23 @@ Exit codes: 0 good, 1 the work failed, 2 used wrongly, 3 not on this machine, 13
 """
 
 app = typer.Typer(help=HELP, no_args_is_help=True, pretty_exceptions_enable=False)
-for _verb in (fetch, info, export, quantize, analyze, bench, report, sample, train, doctor):
+for _verb in (
+    fetch,
+    info,
+    export,
+    prune,
+    quantize,
+    run,
+    analyze,
+    bench,
+    report,
+    sample,
+    train,
+    doctor,
+):
     app.command()(_verb)
+
+app.add_typer(recipes, name="recipes")
 
 
 @app.callback()

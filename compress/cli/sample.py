@@ -49,7 +49,7 @@ def sample(
         raise UsageError(f"{model} neither draws nor writes (its task is {artifact.task}).")
     engine = next(e for e in ENGINES.values() if e.stage == artifact.stage)
     session = engine.load(artifact, threads=os.cpu_count() or 1)
-    task = make_task(artifact.task, artifact.spec.config)
+    task = make_task(artifact.task, artifact.spec.config, artifact.spec.sizes)
     if artifact.task == "gan":
         _draw(session, task, output or Path(f"{Path(model).stem}.png"), count or 64, seed)
     else:

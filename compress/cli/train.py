@@ -5,12 +5,13 @@ from __future__ import annotations
 import shlex
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from aigc_compress.console import progress, say, show
-from aigc_compress.errors import UsageError
+
+from .settings import pairs
 
 if TYPE_CHECKING:
     from aigc_compress.models.training.loop import Progress
@@ -30,7 +31,10 @@ def train(
     device: Annotated[str, typer.Option(help="auto, cpu or cuda")] = "auto",
     threads: Annotated[int, typer.Option(min=0, help="CPU threads; 0: torch's choice")] = 0,
     start_from: Annotated[
-        Path | None, typer.Option(help="begin with this .pt's weights instead of random ones")
+        str | None, typer.Option(help="begin with this .pt or reference, pruned or not")
+    ] = None,
+    teacher: Annotated[
+        str | None, typer.Option(help="learn from this .pt or reference as well (distillation)")
     ] = None,
     data: Annotated[Path | None, typer.Option(help="folder with Fashion-MNIST's files")] = None,
     checkpoint_minutes: Annotated[float, typer.Option(min=0, help="between checkpoints")] = 5.0,
@@ -44,13 +48,17 @@ def train(
         aigc-compress train rnn --set model.cell=gru --folder runs/gru
 
         aigc-compress train gan --start-from gan.pt --steps 5000 --folder runs/longer
+
+        aigc-compress train cnn --teacher cnn --set model.widths=[16,32,64] --folder runs/small
     """
     import torch
 
+    from aigc_compress.loading import resolve_source
     from aigc_compress.models.training import load_training_config, train_reference
     from aigc_compress.models.training.loop import RunOptions
 
-    overrides = _overrides(set_ or [], steps=steps, seed=seed)
+    flags = {"steps": steps, "seed": seed}
+    overrides = pairs(set_ or []) | {k: v for k, v in flags.items() if v is not None}
     settings = load_training_config(name, config, overrides)
     options = RunOptions(folder or Path("runs") / name, checkpoint_minutes)
     if threads:
@@ -67,27 +75,13 @@ def train(
             options,
             device=device,
             images=data,
-            start=start_from,
+            start=resolve_source(start_from) if start_from else None,
+            teacher=resolve_source(teacher) if teacher else None,
             command=shlex.join(["aigc-compress", *sys.argv[1:]]),
             on_progress=report,
             on_download=on_step,
         )
     show(str(path))
-
-
-def _overrides(pairs: list[str], **flags: Any) -> dict[str, Any]:
-    import yaml
-
-    values: dict[str, Any] = {}
-    for pair in pairs:
-        key, sign, text = pair.partition("=")
-        if not sign or not key:
-            raise UsageError(f"--set {pair!r} must look like key=value.")
-        try:
-            values[key] = yaml.safe_load(text)
-        except yaml.YAMLError as error:
-            raise UsageError(f"--set {pair!r}: the value is not YAML.") from error
-    return values | {key: value for key, value in flags.items() if value is not None}
 
 
 def _say_news(news: Progress) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import itertools
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -15,9 +16,22 @@ from aigc_compress.task import Feeds
 from .base import Availability
 
 if TYPE_CHECKING:
-    from torch import nn
+    from torch import Tensor, nn
 
-__all__ = ["TorchEngine", "TorchRunner"]
+__all__ = ["TorchEngine", "TorchRunner", "flat_tensors"]
+
+
+def flat_tensors(outputs: Any) -> list[Tensor]:
+    """Return the tensors in what a module returned: one, or any nesting of them."""
+    import torch
+
+    if isinstance(outputs, torch.Tensor):
+        return [outputs]
+    if isinstance(outputs, Mapping):
+        outputs = outputs.values()
+    elif not isinstance(outputs, (list, tuple)):
+        return []
+    return [tensor for each in outputs for tensor in flat_tensors(each)]
 
 
 class TorchRunner:

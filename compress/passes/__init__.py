@@ -10,7 +10,9 @@ from .autotune import AutotuneConfig, AutotunePass
 from .base import Context, Pass
 from .export import ExportConfig, ExportPass
 from .fold import FoldConfig, FoldPass
+from .prune import PruneConfig, PrunePass
 from .quantize import Mode, QuantizeConfig, QuantizePass
+from .training import DistillConfig, DistillPass, FinetuneConfig, FinetunePass
 from .transposed import LowerConfig, LowerPass
 
 __all__ = [
@@ -18,11 +20,14 @@ __all__ = [
     "ActivationsConfig",
     "AutotuneConfig",
     "Context",
+    "DistillConfig",
     "ExportConfig",
+    "FinetuneConfig",
     "FoldConfig",
     "LowerConfig",
     "Mode",
     "Pass",
+    "PruneConfig",
     "QuantizeConfig",
 ]
 
@@ -31,9 +36,12 @@ PASSES: Mapping[str, Any] = {
     for each in (
         ActivationsPass(),
         AutotunePass(),
+        DistillPass(),
         ExportPass(),
+        FinetunePass(),
         FoldPass(),
         LowerPass(),
+        PrunePass(),
         QuantizePass(),
     )
 }

@@ -8,11 +8,13 @@ import logging
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Protocol
 
 from pydantic import BaseModel
 
 from aigc_compress.artifact import Artifact
+from aigc_compress.coach import Coach
 from aigc_compress.meter import Meter
 from aigc_compress.task import Feeds, OnStep, Runner
 
@@ -34,6 +36,9 @@ class Context:
         meter: what tells a pass which of several graphs is the fastest; None: nothing does.
         kept: what passes found out and later candidates can use again, by key.
         score: how good a runner's outputs are, higher is better; None: SQNR against FP32 counts.
+        coach: what trains models and knows their loss; None: nothing does.
+        source: the model that the line began with, the teacher of later ones.
+        folder: where a training keeps its checkpoints.
     """
 
     check_feeds: tuple[Feeds, ...]
@@ -43,6 +48,9 @@ class Context:
     meter: Meter | None = None
     kept: dict[str, Any] = field(default_factory=dict)
     score: Callable[[Runner], float] | None = None
+    coach: Coach | None = None
+    source: Artifact | None = None
+    folder: Path | None = None
 
 
 class Pass(Protocol):

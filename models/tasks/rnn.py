@@ -25,10 +25,14 @@ class WriteText:
 
     name = "rnn"
 
-    def __init__(self, config: Mapping[str, Any]) -> None:
+    def __init__(
+        self, config: Mapping[str, Any], sizes: Mapping[str, Mapping[str, Any]] | None = None
+    ) -> None:
         self.alphabet: str = config["alphabet"]
         self.states = ("h", "c") if config.get("cell", "lstm") == "lstm" else ("h",)
-        self.state_shape = (int(config.get("layers", 2)), int(config.get("hidden", 512)))
+        cell = (sizes or {}).get("cell", {})
+        hidden = cell.get("hidden_size", config.get("hidden", 512))
+        self.state_shape = (int(config.get("layers", 2)), int(hidden))
 
     def encode(self, text: str) -> NDArray[np.int64]:
         """Turn text into tokens, int64 (T,); raises KeyError for a character not known."""

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, ClassVar, Literal
@@ -14,10 +15,14 @@ from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from aigc_compress.artifact import Artifact
 from aigc_compress.checkpoint import Checkpoint
-from aigc_compress.errors import InputFileError, first_line
-from aigc_compress.machine import has_fast_bf16
+from aigc_compress.errors import UsageError
+from aigc_compress.machine import has_fast_bf16, machine_scheme
+from aigc_compress.passes.qat import add_fake_quant, without_fake_quant
 from aigc_compress.task import Quality
+
+from .distillation import frozen
 
 __all__ = ["Trainer", "TrainingConfig", "average_into", "epoch_order", "one_cycle", "seeded"]
 
@@ -40,6 +45,10 @@ class TrainingConfig(BaseModel):
     ema_decay: float = Field(default=0.999, ge=0, lt=1, description="decay of the averaged weights")
     validate_every: int = Field(default=1000, ge=1, description="steps between validations")
     validation_samples: int = Field(default=2000, ge=100, description="samples of each validation")
+    qat: bool = Field(
+        default=False,
+        description="round as INT8 would while training (not LSTM and GRU)",
+    )
 
 
 class Trainer(ABC):
@@ -51,15 +60,36 @@ class Trainer(ABC):
     name: ClassVar[str]
     data_name: ClassVar[str]
 
-    def __init__(self, config: TrainingConfig, *, device: torch.device) -> None:
+    def __init__(
+        self,
+        config: TrainingConfig,
+        *,
+        device: torch.device,
+        start: Artifact | None = None,
+        teacher: Artifact | None = None,
+    ) -> None:
+        """Prepare a training.
+
+        Args:
+            config: settings.
+            device: where it runs.
+            start: the model that it begins with, pruned or not; None: a new one.
+            teacher: the model that it learns from; None: from the data alone.
+        """
         self.config = config
         self.device = device
+        self.start = start
+        self.teacher: Any = None if teacher is None else frozen(teacher.payload, device)
         self.modules: dict[str, nn.Module] = {}
         self.optimizers: dict[str, Optimizer] = {}
 
     @abstractmethod
     def step(self, index: int) -> Mapping[str, Tensor]:
         """Make one optimizer step and return its losses by name, scalars."""
+
+    @abstractmethod
+    def loss_of(self, module: Any, index: int) -> Tensor:
+        """Return the task's own loss, a scalar, of a module in evaluation mode on a batch."""
 
     @abstractmethod
     def evaluate(self, split: Literal["validation", "test"], samples: int | None) -> Quality:
@@ -73,20 +103,35 @@ class Trainer(ABC):
     def checkpoint(self) -> Checkpoint:
         """Return the finished model."""
 
-    def start_from(self, checkpoint: Checkpoint) -> None:
-        """Begin with a finished model's weights; raises InputFileError where they do not fit."""
-        sources = self._sources(checkpoint)
-        try:
-            for name, module in self.modules.items():
-                module.load_state_dict(dict(sources[name]))
-        except (KeyError, RuntimeError, TypeError) as error:
-            raise InputFileError(
-                f"This training of {self.name} cannot start from that model: {first_line(error)}"
-            ) from error
+    def begun(self, new: Callable[[], nn.Module]) -> Any:
+        """Return the model to train: a copy of the one to start with, or a new one.
 
-    def _sources(self, checkpoint: Checkpoint) -> Mapping[str, Mapping[str, Any]]:
-        """Return the weights that each module begins with, by the module's name."""
-        return dict.fromkeys(self.modules, checkpoint.state_dict)
+        Raises:
+            UsageError: quantization-aware training finds no layer to round.
+        """
+        if self.start is not None:
+            module = copy.deepcopy(self.start.payload).to(self.device).train()
+        else:
+            with seeded(self.config.seed, 0):
+                module = new().to(self.device)
+        bits = machine_scheme().weight_bits
+        if self.config.qat and not add_fake_quant(module, weight_bits=bits):
+            raise UsageError("qat: the model has no convolution or linear layer to round.")
+        return module
+
+    def finished(
+        self, module: nn.Module, config: BaseModel, **companions: Mapping[str, Any]
+    ) -> Checkpoint:
+        """Return the checkpoint of a trained module, which is of the shape that it began with."""
+        spec = self.start.spec if self.start else None
+        return Checkpoint(
+            self.name,
+            dict(spec.config) if spec else config.model_dump(mode="json"),
+            {n: value.cpu() for n, value in without_fake_quant(module).state_dict().items()},
+            task=self.name,
+            companions=companions,
+            sizes=spec.sizes if spec else {},
+        )
 
     def state(self) -> dict[str, Any]:
         """Return everything that a resumed run needs, as plain data and tensors."""

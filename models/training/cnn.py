@@ -5,13 +5,14 @@ from __future__ import annotations
 import copy
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from pydantic import Field
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812 - the field's own name
 
+from aigc_compress.artifact import Artifact
 from aigc_compress.checkpoint import Checkpoint
 from aigc_compress.engines.torch import TorchRunner
 from aigc_compress.models import data
@@ -20,6 +21,7 @@ from aigc_compress.models.tasks import make_task
 from aigc_compress.task import Quality, Task
 
 from .base import Trainer, TrainingConfig, average_into, epoch_order, one_cycle, seeded
+from .distillation import Distillation, hint_loss, softened_loss
 from .pictures import save_grid
 
 __all__ = ["CnnTrainer", "CnnTraining"]
@@ -41,25 +43,38 @@ class CnnTraining(TrainingConfig):
         default=8, ge=0, description="side in pixels of the patch erased to grey"
     )
     validate_every: int = Field(default=860, ge=1, description="steps between validations")
+    distill: Distillation = Distillation()
 
 
 class CnnTrainer(Trainer):
-    """Cross entropy on Fashion-MNIST."""
+    """Cross entropy on Fashion-MNIST; with a teacher, softened logits and features as well."""
 
     name = "cnn"
     data_name = "Fashion-MNIST"
     config: CnnTraining
 
-    def __init__(self, config: CnnTraining, *, device: torch.device, images: data.Images) -> None:
-        super().__init__(config, device=device)
+    def __init__(
+        self,
+        config: CnnTraining,
+        *,
+        device: torch.device,
+        images: data.Images,
+        start: Artifact | None = None,
+        teacher: Artifact | None = None,
+    ) -> None:
+        super().__init__(config, device=device, start=start, teacher=teacher)
         self.pixels = torch.from_numpy(data.to_unit_range(images.pixels))
         self.labels = torch.from_numpy(images.labels).long()
-        with seeded(config.seed, 0):
-            self.network = ResidualNetwork(config.model).to(device)
+        self.network = self.begun(lambda: ResidualNetwork(config.model))
         self.average = copy.deepcopy(self.network).requires_grad_(False).eval()
         self.modules = {"network": self.network, "average": self.average}
+        trained = [*self.network.parameters()]
+        if self.teacher is not None and config.distill.features:
+            widths = self.network.head.in_features, self.teacher.head.in_features
+            self.modules["adaptor"] = nn.Linear(*widths).to(device)
+            trained += self.modules["adaptor"].parameters()
         self.optimizer = torch.optim.SGD(
-            self.network.parameters(),
+            trained,
             lr=config.learning_rate,
             momentum=0.9,
             weight_decay=config.weight_decay,
@@ -74,13 +89,21 @@ class CnnTrainer(Trainer):
         factor = one_cycle(index, config.steps, warm_up=0.25)
         self.optimizer.param_groups[0]["lr"] = config.learning_rate * factor
         with self.mixed_precision():
-            logits = self.network(images)
+            features = self.network.features(images)
+            logits = self.network.head(features)
         loss = F.cross_entropy(logits.float(), labels, label_smoothing=config.label_smoothing)
+        if self.teacher is not None:
+            loss = self._distilled(loss, images, features.float(), logits.float())
         self.optimizer.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
         self.optimizer.step()
         average_into(self.average, self.network, decay=config.ema_decay, index=index)
         return {"loss": loss.detach()}
+
+    def loss_of(self, module: Any, index: int) -> Tensor:
+        """Return the cross entropy of a module on the training batch of an index."""
+        images, labels = self._batch(index)
+        return F.cross_entropy(module(images), labels)
 
     def evaluate(self, split: Literal["validation", "test"], samples: int | None) -> Quality:
         """Measure the averaged network's top-1 accuracy."""
@@ -94,9 +117,21 @@ class CnnTrainer(Trainer):
 
     def checkpoint(self) -> Checkpoint:
         """Return the averaged network."""
-        config = self.config.model.model_dump(mode="json")
-        state = {name: value.cpu() for name, value in self.average.state_dict().items()}
-        return Checkpoint("cnn", config, state, task="cnn")
+        return self.finished(self.average, self.config.model)
+
+    def _distilled(self, loss: Tensor, images: Tensor, features: Tensor, logits: Tensor) -> Tensor:
+        """Mix the loss on the labels with what the teacher says of the same images."""
+        distill = self.config.distill
+        assert self.teacher is not None
+        with torch.no_grad(), self.mixed_precision():
+            wanted = self.teacher.features(images)
+            soft = self.teacher.head(wanted).float()
+        follows = softened_loss(logits, soft, temperature=distill.temperature)
+        mixed = (1 - distill.weight) * loss + distill.weight * follows
+        if distill.features:
+            hint = hint_loss(self.modules["adaptor"], features, wanted.float())
+            mixed = mixed + distill.features * hint
+        return mixed
 
     @property
     def _task(self) -> Task:

@@ -4,6 +4,15 @@ With logits l = D(.), and log D = -softplus(-l), log(1 - D) = -softplus(l):
 
 * standard:  L_D = -[log D(x) + log(1 - D(G(z)))],  L_G = -log D(G(z))  (the non-saturating form)
 * hinge:     L_D = max(0, 1 - l(x)) + max(0, 1 + l(G(z))),  L_G = -l(G(z))  (Lim & Ye 2017)
+
+A student learns from a teacher G_t on the same latents (Aguinaldo et al. 2019; Li et al. 2020, GAN
+Compression, equations 1 to 4), with D_k the discriminator's k-th layer:
+
+* L_G = adversarial * L_G + pixels * mean |G(z) - G_t(z)|
+        + features * mean_k ( mean |D_k(G(z)) - D_k(G_t(z))| / mean |D_k(G_t(z))| )
+
+Its discriminator begins as the teacher's. It rests while its logits tell real from drawn images by
+more than `balance`, since a small generator cannot keep up with it.
 """
 
 from __future__ import annotations
@@ -14,12 +23,14 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from pydantic import Field
+from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812 - the field's own name
 
+from aigc_compress.artifact import Artifact
 from aigc_compress.checkpoint import Checkpoint
 from aigc_compress.engines.torch import TorchRunner
+from aigc_compress.errors import InputFileError, first_line
 from aigc_compress.models import data
 from aigc_compress.models.gan import Discriminator, DiscriminatorConfig, GanConfig, Generator
 from aigc_compress.models.tasks import make_task
@@ -29,6 +40,21 @@ from .base import Trainer, TrainingConfig, average_into, epoch_order, seeded
 from .pictures import save_grid
 
 __all__ = ["GanTrainer", "GanTraining"]
+
+
+class GanDistillation(BaseModel):
+    """How a generator follows its teacher; see the module's text."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    adversarial: float = Field(default=1.0, ge=0, description="weight of the adversarial loss")
+    pixels: float = Field(default=10.0, ge=0, description="weight of the distance of pixels")
+    features: float = Field(
+        default=1.0, ge=0, description="weight of the distance in the discriminator's layers"
+    )
+    balance: float = Field(
+        default=6.0, gt=0, description="gap of logits above which the discriminator rests"
+    )
 
 
 class GanTraining(TrainingConfig):
@@ -58,6 +84,7 @@ class GanTraining(TrainingConfig):
     decay_from: float = Field(
         default=0.5, ge=0, le=1, description="share of steps after which rates fall"
     )
+    distill: GanDistillation = GanDistillation()
     validate_every: int = Field(default=2000, ge=1, description="steps between validations")
     validation_samples: int = Field(default=1000, ge=100, description="samples of each validation")
 
@@ -69,12 +96,24 @@ class GanTrainer(Trainer):
     data_name = "Fashion-MNIST"
     config: GanTraining
 
-    def __init__(self, config: GanTraining, *, device: torch.device, images: data.Images) -> None:
-        super().__init__(config, device=device)
+    def __init__(
+        self,
+        config: GanTraining,
+        *,
+        device: torch.device,
+        images: data.Images,
+        start: Artifact | None = None,
+        teacher: Artifact | None = None,
+    ) -> None:
+        super().__init__(config, device=device, start=start, teacher=teacher)
         self.pixels = torch.from_numpy(data.to_unit_range(images.pixels))
-        with seeded(config.seed, 0):
-            self.generator = Generator(config.model).to(device)
+        self.generator = self.begun(lambda: Generator(config.model))
+        with seeded(config.seed, 1):
             self.discriminator = Discriminator(config.discriminator).to(device)
+        for source in (start, teacher):
+            if source is not None and "discriminator" in source.companions:
+                _load(self.discriminator, source.companions["discriminator"])
+                break
         self.average = copy.deepcopy(self.generator).requires_grad_(False).eval()
         self.modules = {
             "generator": self.generator,
@@ -95,13 +134,13 @@ class GanTrainer(Trainer):
             drawn = self.generator(latents)
             on_both = self.discriminator(torch.cat([real, drawn.detach().float()]))
         on_real, on_drawn = on_both.float().chunk(2)
+        gap = on_real.detach().mean() - on_drawn.detach().mean()
         loss_d = _discriminator_loss(on_real, on_drawn, kind=self.config.loss)
         if self.config.r1_gamma and index % self.config.r1_every == 0:
             loss_d = loss_d + self.config.r1_every * self._gradient_penalty(real)
-        self._descend("discriminator", loss_d)
-        with self.mixed_precision():
-            judged = self.discriminator(drawn)
-        loss_g = _generator_loss(judged.float(), kind=self.config.loss)
+        if self.teacher is None or gap < self.config.distill.balance:
+            self._descend("discriminator", loss_d)
+        loss_g, distances = self._generator_loss(latents, drawn)
         self._descend("generator", loss_g)
         average_into(self.average, self.generator, decay=self.config.ema_decay, index=index)
         return {
@@ -109,7 +148,43 @@ class GanTrainer(Trainer):
             "generator_loss": loss_g.detach(),
             "real_logit": on_real.detach().mean(),
             "drawn_logit": on_drawn.detach().mean(),
+            **distances,
         }
+
+    def _generator_loss(
+        self, latents: Tensor, drawn: Tensor
+    ) -> tuple[Tensor, Mapping[str, Tensor]]:
+        """Return the generator's loss, and its distances from the teacher where it has one."""
+        if self.teacher is None:
+            with self.mixed_precision():
+                judged = self.discriminator(drawn)
+            return _adversarial_loss(judged.float(), kind=self.config.loss), {}
+        distill = self.config.distill
+        with torch.no_grad(), self.mixed_precision():
+            wanted = self.teacher(latents)
+        with self.mixed_precision():
+            judged, own = self.discriminator.judged_with_features(drawn)
+            with torch.no_grad():
+                _, taught = self.discriminator.judged_with_features(wanted)
+        pixels = F.l1_loss(drawn.float(), wanted.float())
+        features = torch.stack(
+            [
+                F.l1_loss(a.float(), b.float()) / b.float().abs().mean().clamp_min(1e-6)
+                for a, b in zip(own, taught, strict=True)
+            ]
+        ).mean()
+        adversarial = _adversarial_loss(judged.float(), kind=self.config.loss)
+        loss = (
+            distill.adversarial * adversarial
+            + distill.pixels * pixels
+            + distill.features * features
+        )
+        return loss, {"pixels": pixels.detach(), "features": features.detach()}
+
+    def loss_of(self, module: Any, index: int) -> Tensor:
+        """Return what the discriminator has against a generator's images."""
+        latents = torch.randn(self.config.batch_size, self.config.model.latent).to(self.device)
+        return _adversarial_loss(self.discriminator(module(latents)), kind=self.config.loss)
 
     def evaluate(self, split: Literal["validation", "test"], samples: int | None) -> Quality:
         """Measure the averaged generator's KID and the share of every class in its drawings.
@@ -133,21 +208,11 @@ class GanTrainer(Trainer):
             "config": self.config.discriminator.model_dump(mode="json"),
             "state_dict": _on_cpu(self.discriminator),
         }
-        return Checkpoint(
-            "gan",
-            self.config.model.model_dump(mode="json"),
-            _on_cpu(self._settled()),
-            task="gan",
-            companions={"discriminator": discriminator},
-        )
+        return self.finished(self._settled(), self.config.model, discriminator=discriminator)
 
-    def _sources(self, checkpoint: Checkpoint) -> Mapping[str, Mapping[str, Any]]:
-        discriminator = checkpoint.companions.get("discriminator", {}).get("state_dict", {})
-        return {**super()._sources(checkpoint), "discriminator": discriminator}
-
-    def _settled(self) -> Generator:
+    def _settled(self) -> nn.Module:
         """Return the averaged generator with batch statistics measured on its own activations."""
-        settled = copy.deepcopy(self.average)
+        settled: nn.Module = copy.deepcopy(self.average)
         norms = [m for m in settled.modules() if isinstance(m, nn.BatchNorm1d | nn.BatchNorm2d)]
         for norm in norms:
             norm.reset_running_stats()
@@ -198,8 +263,19 @@ def _discriminator_loss(on_real: Tensor, on_drawn: Tensor, *, kind: str) -> Tens
     return F.softplus(-on_real).mean() + F.softplus(on_drawn).mean()
 
 
-def _generator_loss(on_drawn: Tensor, *, kind: str) -> Tensor:
+def _adversarial_loss(on_drawn: Tensor, *, kind: str) -> Tensor:
     return -on_drawn.mean() if kind == "hinge" else F.softplus(-on_drawn).mean()
+
+
+def _load(discriminator: Discriminator, companion: Mapping[str, Any]) -> None:
+    """Begin with another discriminator's weights; raises InputFileError where they do not fit."""
+    try:
+        discriminator.load_state_dict(dict(companion["state_dict"]))
+    except (KeyError, RuntimeError, TypeError) as error:
+        raise InputFileError(
+            "The discriminator of that model is of another shape than --set discriminator says:"
+            f" {first_line(error)}"
+        ) from error
 
 
 def _on_cpu(module: nn.Module) -> dict[str, Tensor]:

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
 from pydantic import BaseModel, ConfigDict, Field
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812 - the field's own name
 
+from aigc_compress.artifact import Artifact
 from aigc_compress.checkpoint import Checkpoint
 from aigc_compress.engines.torch import TorchRunner
 from aigc_compress.models import data
@@ -22,7 +24,8 @@ from aigc_compress.models.text import Writer
 from aigc_compress.storage import write_bytes
 from aigc_compress.task import Quality
 
-from .base import Trainer, TrainingConfig, average_into, one_cycle, seeded
+from .base import Trainer, TrainingConfig, average_into, one_cycle
+from .distillation import Distillation, hint_loss, softened_loss
 
 __all__ = ["RnnShape", "RnnTrainer", "RnnTraining"]
 
@@ -56,29 +59,42 @@ class RnnTraining(TrainingConfig):
     validation_samples: int = Field(
         default=50_000, ge=100, description="characters of each validation"
     )
+    distill: Distillation = Distillation(temperature=1.0, weight=0.7)
 
 
 class RnnTrainer(Trainer):
-    """Next-character prediction on the King James text."""
+    """Next-character prediction on the King James text; a teacher reads along."""
 
     name = "rnn"
     data_name = "King James text"
     config: RnnTraining
 
-    def __init__(self, config: RnnTraining, *, device: torch.device) -> None:
-        super().__init__(config, device=device)
+    def __init__(
+        self,
+        config: RnnTraining,
+        *,
+        device: torch.device,
+        start: Artifact | None = None,
+        teacher: Artifact | None = None,
+    ) -> None:
+        super().__init__(config, device=device, start=start, teacher=teacher)
         alphabet = "".join(sorted(set(data.embedded_text())))
         self.shape = RnnConfig(alphabet=alphabet, **config.model.model_dump())
-        task = make_task("rnn", self.shape.model_dump())
+        sizes = start.spec.sizes if start and start.spec else {}
+        task = make_task("rnn", self.shape.model_dump(), sizes)
         assert isinstance(task, WriteText)
         self.task = task
         self.tokens = torch.from_numpy(self.task.encode(data.text("train")))
-        with seeded(config.seed, 0):
-            self.network = CharacterModel(self.shape).to(device)
+        self.network = self.begun(lambda: CharacterModel(self.shape))
         self.average = copy.deepcopy(self.network).requires_grad_(False).eval()
-        self.hidden = self.network.initial_state(config.batch_size)
+        self.hidden = self._zeros()
         self.modules = {"network": self.network, "average": self.average}
-        self.optimizer = torch.optim.Adam(self.network.parameters(), lr=config.learning_rate)
+        trained = [*self.network.parameters()]
+        if self.teacher is not None and config.distill.features:
+            widths = self.network.head.in_features, self.teacher.head.in_features
+            self.modules["adaptor"] = nn.Linear(*widths).to(device)
+            trained += self.modules["adaptor"].parameters()
+        self.optimizer = torch.optim.Adam(trained, lr=config.learning_rate)
         self.optimizers = {"network": self.optimizer}
 
     def step(self, index: int) -> Mapping[str, Tensor]:
@@ -86,19 +102,31 @@ class RnnTrainer(Trainer):
         config = self.config
         window, is_first = self._window(index)
         if is_first:
-            self.hidden = self.network.initial_state(config.batch_size)
+            self.hidden = self._zeros()
         factor = one_cycle(index, config.steps, warm_up=0.1)
         self.optimizer.param_groups[0]["lr"] = config.learning_rate * factor
+        own = len(self.network.input_names) - 1
         with self.mixed_precision():
-            logits, *state = self.network(window[:, :-1], *self.hidden)
+            features, state = self.network.features(window[:, :-1], *self.hidden[:own])
+            logits = self.network.head(features).float()
+        loss = F.cross_entropy(logits.flatten(0, 1), window[:, 1:].flatten())
+        told = loss.detach() / math.log(2)
+        if self.teacher is not None:
+            loss, read = self._distilled(loss, window, features.float(), logits)
+            state = (*state, *read)
         self.hidden = tuple(each.detach().float() for each in state)
-        loss = F.cross_entropy(logits.float().flatten(0, 1), window[:, 1:].flatten())
         self.optimizer.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
         torch.nn.utils.clip_grad_norm_(self.network.parameters(), config.clip)
         self.optimizer.step()
         average_into(self.average, self.network, decay=config.ema_decay, index=index)
-        return {"bits_per_character": loss.detach() / torch.log(torch.tensor(2.0))}
+        return {"bits_per_character": told}
+
+    def loss_of(self, module: Any, index: int) -> Tensor:
+        """Return the cross entropy of a module on a window of the text, from a zero state."""
+        window, _ = self._window(index)
+        logits, *_ = module(window[:, :-1], *module.initial_state(len(window)))
+        return F.cross_entropy(logits.flatten(0, 1), window[:, 1:].flatten())
 
     def evaluate(self, split: Literal["validation", "test"], samples: int | None) -> Quality:
         """Measure the averaged network's bits per character."""
@@ -114,8 +142,7 @@ class RnnTrainer(Trainer):
 
     def checkpoint(self) -> Checkpoint:
         """Return the averaged network."""
-        state = {name: value.cpu() for name, value in self.average.state_dict().items()}
-        return Checkpoint("rnn", self.shape.model_dump(mode="json"), state, task="rnn")
+        return self.finished(self.average, self.shape)
 
     def state(self) -> dict[str, Any]:
         """Add the recurrent state to what every trainer keeps."""
@@ -125,6 +152,28 @@ class RnnTrainer(Trainer):
         """Take back what `state` returned."""
         super().load_state(state)
         self.hidden = tuple(each.to(self.device) for each in state["hidden"])
+
+    def _zeros(self) -> tuple[Tensor, ...]:
+        """Return the states before the first window: the student's, then the teacher's."""
+        models = [self.network] + ([] if self.teacher is None else [self.teacher])
+        return tuple(z for each in models for z in each.initial_state(self.config.batch_size))
+
+    def _distilled(
+        self, loss: Tensor, window: Tensor, features: Tensor, logits: Tensor
+    ) -> tuple[Tensor, tuple[Tensor, ...]]:
+        """Mix the loss on the text with what the teacher expects next; return its state too."""
+        distill, teacher = self.config.distill, self.teacher
+        assert teacher is not None
+        states = self.hidden[len(self.network.input_names) - 1 :]
+        with torch.no_grad(), self.mixed_precision():
+            wanted, state = teacher.features(window[:, :-1], *states)
+            soft = teacher.head(wanted).float()
+        follows = softened_loss(logits, soft, temperature=distill.temperature)
+        mixed = (1 - distill.weight) * loss + distill.weight * follows
+        if distill.features:
+            hint = hint_loss(self.modules["adaptor"], features, wanted.float())
+            mixed = mixed + distill.features * hint
+        return mixed, state
 
     def _window(self, index: int) -> tuple[Tensor, bool]:
         """Return tokens (streams, window + 1), and whether they begin an epoch.

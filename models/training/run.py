@@ -12,9 +12,10 @@ from typing import Any, NamedTuple
 
 import torch
 import yaml
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 
-from aigc_compress.checkpoint import read_checkpoint, write_checkpoint
+from aigc_compress.artifact import Artifact
+from aigc_compress.checkpoint import write_checkpoint
 from aigc_compress.errors import (
     InputFileError,
     NotOnThisMachineError,
@@ -22,6 +23,7 @@ from aigc_compress.errors import (
     describe_faults,
     unknown_name,
 )
+from aigc_compress.loading import load_artifact
 from aigc_compress.machine import cpu_name
 from aigc_compress.models import data
 from aigc_compress.storage import digest_file, write_bytes
@@ -32,7 +34,14 @@ from .gan import GanTrainer, GanTraining
 from .loop import Progress, RunOptions, run_training
 from .rnn import RnnTrainer, RnnTraining
 
-__all__ = ["TRAININGS", "load_training_config", "train_reference"]
+__all__ = [
+    "TRAININGS",
+    "checked_settings",
+    "choose_device",
+    "load_training_config",
+    "make_trainer",
+    "train_reference",
+]
 
 
 class Training(NamedTuple):
@@ -62,12 +71,19 @@ def load_training_config(
     if name not in TRAININGS:
         raise unknown_name("reference model", name, TRAININGS)
     values: dict[str, Any] = {} if file is None else _read_yaml(file)
-    for key, value in (overrides or {}).items():
+    return checked_settings(TRAININGS[name].config, values, overrides or {})
+
+
+def checked_settings(
+    kind: type[TrainingConfig], values: dict[str, Any], overrides: Mapping[str, Any]
+) -> TrainingConfig:
+    """Return settings from values with `key.path` overrides; raises UsageError with all faults."""
+    for key, value in overrides.items():
         _set_path(values, key.split("."), value)
     try:
-        return TRAININGS[name].config.model_validate(values)
+        return kind.model_validate(values)
     except ValidationError as error:
-        known = ", ".join(TRAININGS[name].config.model_fields)
+        known = ", ".join(kind.model_fields)
         raise UsageError(f"{describe_faults(error)}. Known settings: {known}.") from error
 
 
@@ -79,39 +95,104 @@ def train_reference(
     device: str = "auto",
     images: Path | None = None,
     start: Path | None = None,
+    teacher: Path | None = None,
     command: str = "",
     on_progress: Callable[[Progress], None],
     on_download: Callable[[int, int], None] | None = None,
 ) -> Path:
     """Train a reference to its end; write `NAME.pt` and the card `NAME.json`; return the former.
 
+    Args:
+        name: of the reference.
+        config: from `load_training_config`.
+        options: where the run writes.
+        device: auto, cpu or cuda.
+        images: folder with the training images; None: found or downloaded.
+        start: a .pt to begin with, pruned or not; the model has its shape.
+        teacher: a .pt to learn from.
+        command: what the card names as the command.
+        on_progress: told after steps.
+        on_download: told during a download.
+
     Raises:
+        UsageError: the model to start with, or the teacher, is of another kind.
         NotOnThisMachineError: the device or the training images are not here.
         StoppedError: interrupted; the next call with the same folder goes on.
     """
-    training = TRAININGS[name]
-    chosen = _choose_device(device)
-    extra = {}
-    if training.needs_images:
-        extra["images"] = data.training_images(data.find_training_images(images, on_download))
-    trainer = training.trainer(config, device=chosen, **extra)
-    origin = None if start is None else read_checkpoint(start)
-    if origin is not None:
-        trainer.start_from(origin)
+    origin, taught_by = (_model(name, path) for path in (start, teacher))
+    trainer = make_trainer(
+        name,
+        config,
+        device=device,
+        images=images,
+        start=origin,
+        teacher=taught_by,
+        on_download=on_download,
+    )
     seconds = run_training(trainer, options, on_progress=on_progress)
-    before = () if origin is None else origin.history
-    step = {"name": "train", "config": config.model_dump(mode="json"), "seed": config.seed}
+    before = () if origin is None else tuple(asdict(each) for each in origin.history)
+    step = {
+        "name": "distill" if teacher else "finetune" if start else "train",
+        "config": trainer.config.model_dump(mode="json"),
+        "seed": config.seed,
+    }
     path = options.folder / f"{name}.pt"
     write_checkpoint(path, replace(trainer.checkpoint(), history=(*before, step)))
     card = {
         **_describe(trainer, seconds),
         "command": command,
         "started_from_sha256": None if start is None else digest_file(start),
+        "teacher_sha256": None if teacher is None else digest_file(teacher),
         "test": asdict(trainer.evaluate("test", None)),
         "sha256": digest_file(path),
     }
     write_bytes(path.with_suffix(".json"), (json.dumps(card, indent=2) + "\n").encode())
     return path
+
+
+def make_trainer(
+    name: str,
+    config: TrainingConfig,
+    *,
+    device: str = "auto",
+    images: Path | None = None,
+    start: Artifact | None = None,
+    teacher: Artifact | None = None,
+    on_download: Callable[[int, int], None] | None = None,
+) -> Trainer:
+    """Return what trains a reference; arguments and errors like those of `train_reference`."""
+    training = TRAININGS[name]
+    chosen = choose_device(device)
+    extra = {}
+    if training.needs_images:
+        extra["images"] = data.training_images(data.find_training_images(images, on_download))
+    if start is not None:
+        config = _shaped_like(config, start)
+    return training.trainer(config, device=chosen, start=start, teacher=teacher, **extra)
+
+
+def _model(name: str, path: Path | None) -> Artifact | None:
+    """Load a model of the kind that is trained."""
+    if path is None:
+        return None
+    artifact = load_artifact(path)
+    if artifact.stage != "torch" or artifact.spec is None or artifact.spec.name != name:
+        raise UsageError(f"{path} is no {name} model (.pt), so this training cannot use it.")
+    return artifact
+
+
+def _shaped_like(config: TrainingConfig, origin: Artifact) -> TrainingConfig:
+    """Return the settings with the shape of the model that the training begins with."""
+    assert origin.spec is not None
+    shape: BaseModel = config.model  # type: ignore[attr-defined]
+    told = {k: v for k, v in origin.spec.config.items() if k in type(shape).model_fields}
+    wanted = type(shape).model_validate(told)
+    if shape not in (wanted, type(config)().model):  # type: ignore[attr-defined]
+        raise UsageError(
+            "A training that starts from a model keeps its shape, so `model` cannot be set."
+            " Leave it out, or use --teacher instead of --start-from."
+        )
+    return config.model_copy(update={"model": wanted})
 
 
 def _describe(trainer: Trainer, seconds: float) -> dict[str, Any]:
@@ -132,7 +213,8 @@ def _describe(trainer: Trainer, seconds: float) -> dict[str, Any]:
     }
 
 
-def _choose_device(name: str) -> torch.device:
+def choose_device(name: str) -> torch.device:
+    """Return a device by name; raises UsageError or NotOnThisMachineError."""
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     if name not in ("cpu", "cuda"):

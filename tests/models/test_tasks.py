@@ -302,11 +302,11 @@ def test_what_cannot_be_shown_has_no_exhibit(task, runner):
 def test_judge_compares_with_the_first_runner_and_shows_only_when_asked():
     workload = TaskWorkload(rnn_task())
     runners = [Counter(), Counter(bias=1.5)]
-    plain = judge(runners, workload, samples=3200, budget=None, seed=0)
+    plain = judge(runners, [workload] * 2, samples=3200, budget=None, seed=0)
     assert [judgement.exhibit for judgement in plain] == [None, None]
     assert "state_drift" not in plain[0].quality.details
     assert plain[1].quality.details["state_drift"]["value"] == 0.5
-    shown = judge(runners, workload, samples=3200, budget=None, seed=0, with_exhibit=True)
+    shown = judge(runners, [workload] * 2, samples=3200, budget=None, seed=0, with_exhibit=True)
     documents = [judgement.document()["exhibit"] for judgement in shown]
     assert documents[0]["kind"] == "text/plain"
     assert documents[0] == documents[1]  # the same logits write the same text

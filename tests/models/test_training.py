@@ -7,14 +7,17 @@ import time
 import pytest
 import torch
 
-from aigc_compress.checkpoint import read_checkpoint
-from aigc_compress.errors import InputFileError
+from aigc_compress.checkpoint import read_checkpoint, write_checkpoint
+from aigc_compress.errors import UsageError
+from aigc_compress.loading import load_artifact
 from aigc_compress.models import data
 from aigc_compress.models.cnn import CnnConfig
 from aigc_compress.models.gan import DiscriminatorConfig, GanConfig
+from aigc_compress.models.training import train_reference
 from aigc_compress.models.training.base import average_into, one_cycle, seeded
 from aigc_compress.models.training.cnn import CnnTrainer, CnnTraining
 from aigc_compress.models.training.gan import GanTrainer, GanTraining
+from aigc_compress.models.training.loop import RunOptions
 from aigc_compress.models.training.rnn import RnnTrainer, RnnTraining
 
 CPU = torch.device("cpu")
@@ -30,13 +33,20 @@ TRAIN = [
 ]
 
 
-def trainers():
+def trainers(steps=1000, rate=1e-3, **models):
     images = data.calibration_images()
     return {
         "cnn": lambda: CnnTrainer(
-            CnnTraining(model=CnnConfig(widths=(4,), blocks=(1,)), batch_size=8, precision="fp32"),
+            CnnTraining(
+                model=CnnConfig(widths=(4,), blocks=(1,)),
+                batch_size=8,
+                precision="fp32",
+                steps=steps,
+                learning_rate=rate,
+            ),
             device=CPU,
             images=images,
+            **models,
         ),
         "gan": lambda: GanTrainer(
             GanTraining(
@@ -44,15 +54,25 @@ def trainers():
                 discriminator=DiscriminatorConfig(widths=(4, 4, 4)),
                 batch_size=8,
                 precision="fp32",
+                steps=steps,
+                generator_rate=rate,
             ),
             device=CPU,
             images=images,
+            **models,
         ),
         "rnn": lambda: RnnTrainer(
             RnnTraining.model_validate(
-                {"model": {"hidden": 8, "layers": 1}, "batch_size": 4, "precision": "fp32"}
+                {
+                    "model": {"hidden": 8, "layers": 1},
+                    "batch_size": 4,
+                    "precision": "fp32",
+                    "steps": steps,
+                    "learning_rate": rate,
+                }
             ),
             device=CPU,
+            **models,
         ),
     }
 
@@ -96,12 +116,11 @@ def test_a_step_leaves_the_callers_random_state_alone(name):
 
 
 @pytest.mark.parametrize("name", ["cnn", "gan", "rnn"])
-def test_a_trainer_that_starts_from_a_checkpoint_has_its_weights(name):
+def test_a_trainer_that_starts_from_a_model_has_its_weights(name, tmp_path):
     first = trainers()[name]()
     run(first, 0, 2)
     checkpoint = first.checkpoint()
-    second = trainers()[name]()
-    second.start_from(checkpoint)
+    second = trainers(start=kept(checkpoint, tmp_path))[name]()
     again = second.checkpoint()
     trained = [k for k in again.state_dict if "running" not in k and "num_batches" not in k]
     for key in trained:  # the GAN's statistics are measured anew
@@ -112,22 +131,31 @@ def test_a_trainer_that_starts_from_a_checkpoint_has_its_weights(name):
             assert torch.equal(found[key], value), key
 
 
-def test_a_checkpoint_of_another_shape_is_no_start():
-    with pytest.raises(InputFileError, match="cannot start from"):
-        trainers()["cnn"]().start_from(trainers()["gan"]().checkpoint())
+def kept(checkpoint, folder):
+    write_checkpoint(folder / "model.pt", checkpoint)
+    return load_artifact(folder / "model.pt")
+
+
+def test_a_model_of_another_kind_is_no_start(tmp_path):
+    write_checkpoint(tmp_path / "gan.pt", trainers()["gan"]().checkpoint())
+    options = RunOptions(tmp_path / "run")
+    with pytest.raises(UsageError, match="is no rnn model"):
+        train_reference(
+            "rnn", RnnTraining(), options, start=tmp_path / "gan.pt", on_progress=lambda _: None
+        )
 
 
 def test_hinge_and_standard_losses_follow_their_formulas():
-    from aigc_compress.models.training.gan import _discriminator_loss, _generator_loss
+    from aigc_compress.models.training.gan import _adversarial_loss, _discriminator_loss
 
     real, drawn = torch.tensor([0.3, -2.0]), torch.tensor([1.5, -0.2])
     p_real, p_drawn = torch.sigmoid(real), torch.sigmoid(drawn)
     standard = -(p_real.log().mean() + (1 - p_drawn).log().mean())
     assert _discriminator_loss(real, drawn, kind="standard") == pytest.approx(float(standard))
-    assert _generator_loss(drawn, kind="standard") == pytest.approx(float(-p_drawn.log().mean()))
+    assert _adversarial_loss(drawn, kind="standard") == pytest.approx(float(-p_drawn.log().mean()))
     hinge = (0.7 + 3.0) / 2 + (2.5 + 0.8) / 2
     assert _discriminator_loss(real, drawn, kind="hinge") == pytest.approx(hinge)
-    assert _generator_loss(drawn, kind="hinge") == pytest.approx(-0.65)
+    assert _adversarial_loss(drawn, kind="hinge") == pytest.approx(-0.65)
 
 
 def test_one_cycle_rises_to_one_and_falls_to_zero():
@@ -185,3 +213,64 @@ def wait_for(path, process):
         assert process.poll() is None, "training ended before it could be stopped"
         assert time.monotonic() < deadline
         time.sleep(0.005)
+
+
+@pytest.mark.parametrize("name", ["cnn", "gan", "rnn"])
+def test_a_student_with_a_teacher_goes_on_with_the_same_numbers(name, tmp_path):
+    teacher = kept(trainers()[name]().checkpoint(), tmp_path)
+    make = trainers(teacher=teacher)[name]
+    unbroken = make()
+    run(unbroken, 0, 3)
+    copied = torch.load(saved(unbroken.state()), weights_only=True)
+    wanted = run(unbroken, 3, 6)
+    resumed = make()
+    resumed.load_state(copied)
+    assert run(resumed, 3, 6) == wanted
+
+
+@pytest.mark.parametrize("name", ["cnn", "gan", "rnn"])
+def test_a_student_gets_closer_to_its_teacher(name, tmp_path):
+    torch.manual_seed(5)
+    teacher = kept(trainers()[name]().checkpoint(), tmp_path)
+    student = trainers(steps=30, rate=0.02, teacher=teacher)[name]()
+    learned = student.modules["generator" if name == "gan" else "network"]
+    torch.manual_seed(6)
+    for parameter in learned.parameters():
+        torch.nn.init.normal_(parameter, std=1.0 if name == "rnn" else 0.3)
+    before = distance(name, learned, teacher.payload)
+    run(student, 0, 30)
+    assert distance(name, learned, teacher.payload) < 0.7 * before
+
+
+def distance(name, student, teacher):
+    torch.manual_seed(7)
+    feeds = {
+        "cnn": lambda: (torch.randn(16, 1, 28, 28),),
+        "gan": lambda: (torch.randn(16, 4),),
+        "rnn": lambda: (torch.randint(0, 40, (4, 16)), *teacher.initial_state(4)),
+    }[name]()
+    with torch.no_grad():
+        outputs = [each.train(False)(*feeds) for each in (student, teacher)]
+    student.train()
+    student, teacher = (each[0] if name == "rnn" else each for each in outputs)
+    return float((student - teacher).square().mean())
+
+
+def test_training_that_rounds_goes_on_with_the_same_numbers_and_ends_in_floats(tmp_path):
+    images = data.calibration_images()
+    config = CnnTraining(
+        model=CnnConfig(widths=(4,), blocks=(1,)), batch_size=8, precision="fp32", qat=True
+    )
+
+    def make():
+        return CnnTrainer(config, device=CPU, images=images)
+
+    unbroken = make()
+    run(unbroken, 0, 3)
+    copied = torch.load(saved(unbroken.state()), weights_only=True)
+    wanted = run(unbroken, 3, 6)
+    resumed = make()
+    resumed.load_state(copied)
+    assert run(resumed, 3, 6) == wanted
+    made = kept(resumed.checkpoint(), tmp_path).payload
+    assert type(made.stem[0]) is torch.nn.Conv2d

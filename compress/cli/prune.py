@@ -1,0 +1,93 @@
+"""`aigc-compress prune`: a torch model with fewer channels and hidden units."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from aigc_compress.console import say, show_json, show_table
+from aigc_compress.errors import UsageError, describe_faults
+
+from . import options as common
+
+__all__ = ["prune"]
+
+
+def prune(
+    model: Annotated[str, typer.Argument(help="gan, cnn, rnn, rnn-gru or a .pt file")],
+    output: Annotated[
+        Path | None, typer.Option("-o", "--output", help=".pt to write [MODEL.pruned.pt]")
+    ] = None,
+    ratio: Annotated[
+        float | None, typer.Option(help="share of all channels and hidden units to take out")
+    ] = None,
+    target_macs: Annotated[
+        float | None, typer.Option(help="multiplications left; up to 1: share of them")
+    ] = None,
+    target_size: Annotated[
+        float | None, typer.Option(help="bytes of float32 weights left; up to 1: share of them")
+    ] = None,
+    importance: Annotated[
+        str, typer.Option(help="output, taylor, magnitude, bn-scale or activation")
+    ] = "output",
+    scope: Annotated[
+        str, typer.Option(help="global: all layers compete; layer: each is pruned alike")
+    ] = "global",
+    multiple: Annotated[int, typer.Option(min=1, help="widths left are multiples of it")] = 8,
+    least: Annotated[int, typer.Option(min=1, help="units that every layer keeps")] = 8,
+    keep: Annotated[
+        list[str] | None, typer.Option(help="a parameter whose units all stay; may be repeated")
+    ] = None,
+    seed: common.Seed = 0,
+    json: common.Json = False,
+) -> None:
+    """Take the channels and hidden units that matter least out of a model (structured pruning).
+
+    The result is a plain, smaller model. Train it on with `train --start-from`, with the dense
+    model as its `--teacher`.
+
+    Examples:
+        aigc-compress prune gan.pt --target-macs 0.3 -o gan.pruned.pt
+
+        aigc-compress prune rnn --ratio 0.5 --importance magnitude
+    """
+    from pydantic import ValidationError
+
+    from aigc_compress.api import prune as run
+    from aigc_compress.models.training.coach import TaskCoach
+    from aigc_compress.passes import PruneConfig
+
+    target = output or Path(f"{Path(model).stem}.pruned.pt")
+    given: dict[str, Any] = {
+        "ratio": ratio,
+        "target_macs": target_macs,
+        "target_size": target_size,
+        "importance": importance,
+        "scope": scope,
+        "multiple": multiple,
+        "least": least,
+        "keep": tuple(keep or ()),
+    }
+    try:
+        config = PruneConfig(**given)
+    except ValidationError as error:
+        raise UsageError(describe_faults(error)) from error
+    pruned = run(model, target, config, coach=TaskCoach(device="cpu"), seed=seed)
+    numbers = dict(pruned.history[-1].numbers)
+    if json:
+        show_json({"schema": "aigc-compress/prune/1", "output": str(target), **numbers})
+        return
+    widths = [[name, *map(str, pair)] for name, pair in numbers["widths"].items()]
+    show_table("units", ["layer", "before", "after"], widths)
+    totals = [
+        [name, f"{before:,}", f"{after:,}", f"{before / after:.2f}x"]
+        for name, (before, after) in (
+            ("multiplications", numbers["macs"]),
+            ("parameters", numbers["parameters"]),
+        )
+    ]
+    show_table(str(target), ["", "before", "after", "fewer"], totals)
+    for name, reason in numbers["kept"].items():
+        say(f"{name} stays whole: {reason}.")

@@ -1,0 +1,185 @@
+"""Structured pruning as a pass: a smaller plain module, and the sizes that rebuild it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+from torch import Tensor, nn
+
+from aigc_compress.artifact import Artifact, Step
+from aigc_compress.coach import Lesson
+from aigc_compress.errors import PassError, UsageError
+from aigc_compress.task import Feeds
+
+from .base import Context
+from .pruning import (
+    Importance,
+    Loss,
+    Plan,
+    Prunable,
+    changed_sizes,
+    choose,
+    find_units,
+    importances,
+)
+
+__all__ = ["PruneConfig", "PrunePass", "find_prunable"]
+
+BATCHES = 32  # of feeds that importances rest on, at most
+
+
+class PruneConfig(BaseModel):
+    """Settings of structured pruning; exactly one target is given."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    ratio: float | None = Field(default=None, gt=0, lt=1, description="share of units to take out")
+    target_macs: float | None = Field(
+        default=None, gt=0, description="multiplications left in a call; up to 1: share of them"
+    )
+    target_size: float | None = Field(
+        default=None, gt=0, description="bytes of float32 parameters left; up to 1: share of them"
+    )
+    importance: Importance = Field(default="output", description="how units are ranked")
+    scope: Literal["global", "layer"] = Field(
+        default="global", description="rank all units together, or prune every layer alike"
+    )
+    multiple: int = Field(default=8, ge=1, description="widths that are left are multiples of it")
+    least: int = Field(default=8, ge=1, description="units that every layer keeps")
+    keep: tuple[str, ...] = Field(default=(), description="parameters whose units all stay")
+
+    @model_validator(mode="after")
+    def _check_target(self) -> PruneConfig:
+        given = [self.ratio, self.target_macs, self.target_size]
+        if sum(each is not None for each in given) != 1:
+            raise ValueError("give exactly one of ratio, target_macs and target_size")
+        return self
+
+
+class PrunePass:
+    """Take out the units that matter least until the target is met.
+
+    The step's numbers tell multiplications and parameters before and after, the width of every
+    layer, and which layers stay whole and why.
+    """
+
+    name = "prune"
+    config = PruneConfig
+
+    def run(self, artifact: Artifact, config: PruneConfig, context: Context) -> Artifact:
+        """Return the pruned module.
+
+        Raises:
+            PassError: nothing can be pruned, or the target is out of reach.
+        """
+        prunable = find_prunable(artifact.payload, context.check_feeds, keep=config.keep)
+        if not prunable.families:
+            reasons = "; ".join(f"{name}: {why}" for name, why in [*prunable.kept.items()][:3])
+            raise PassError(f"No layer of this model can be pruned ({reasons or 'no weights'}).")
+        feeds = list(context.calibration)[:BATCHES] or list(context.check_feeds)
+        scores = importances(
+            prunable,
+            config.importance,
+            batches=[tensors(artifact.payload, each) for each in feeds],
+            loss=_loss(artifact, config, context),
+            seed=context.seed,
+        )
+        start = Plan(prunable)
+        is_met = _target(config, start, prunable)
+        plan = choose(
+            prunable,
+            scores,
+            is_met,
+            multiple=config.multiple,
+            least=config.least,
+            evenly=config.scope == "layer",
+        )
+        if not is_met(plan):
+            raise PassError(
+                f"The target is out of reach: with {config.least} units left in every layer,"
+                f" {plan.cost.macs:,} of {start.cost.macs:,} multiplications and"
+                f" {plan.cost.parameters:,} of {start.cost.parameters:,} parameters remain."
+            )
+        smaller = prunable.without(plan.removed).eval()
+        numbers = {
+            "macs": [start.cost.macs, plan.cost.macs],
+            "parameters": [start.cost.parameters, plan.cost.parameters],
+            "widths": _widths(prunable, plan),
+            "kept": prunable.kept,
+        }
+        step = Step(self.name, config.model_dump(mode="json"), context.seed, numbers)
+        made = artifact.then(smaller, step, stage="torch")
+        if artifact.spec is None:
+            return made
+        changed = changed_sizes(artifact.payload, smaller)
+        paths = {*artifact.spec.sizes, *changed}
+        sizes = {p: {**artifact.spec.sizes.get(p, {}), **changed.get(p, {})} for p in paths}
+        return replace(made, spec=replace(artifact.spec, sizes=sizes))
+
+
+def find_prunable(
+    module: nn.Module, feeds: Sequence[Feeds], *, keep: Sequence[str] = ()
+) -> Prunable:
+    """Return what can be taken out of a module, proven on the largest of these feeds.
+
+    Raises:
+        PassError: torch.export cannot follow the module.
+        UsageError: a name in `keep` is no parameter.
+    """
+    names = dict(module.named_parameters())
+    unknown = [each for each in keep if each not in names]
+    if unknown:
+        raise UsageError(f"keep: the model has no parameter {', '.join(unknown)}.")
+    largest = max(feeds, key=lambda each: sum(value.size for value in each.values()))
+    inputs = tensors(module, largest)
+    found = find_units(module, inputs)
+    stays = [f for f in found.families if {each for each, _ in f.places} & {*keep}]
+    return replace(
+        found,
+        families=tuple(each for each in found.families if each not in stays),
+        kept={**found.kept, **{each.name: "asked to keep" for each in stays}},
+    )
+
+
+def _loss(artifact: Artifact, config: PruneConfig, context: Context) -> Loss | None:
+    """Return the task's loss where units are ranked by it and there is one."""
+    if config.importance != "taylor" or context.coach is None or artifact.task is None:
+        return None
+    return context.coach.loss(Lesson(artifact.task, artifact, seed=context.seed))
+
+
+def tensors(module: Any, feeds: Feeds) -> list[Tensor]:
+    """Return feeds as tensors in the order of the module's inputs."""
+    return [torch.from_numpy(np.asarray(feeds[name])) for name in module.input_names]
+
+
+def _target(config: PruneConfig, start: Plan, prunable: Prunable) -> Callable[[Plan], bool]:
+    if config.ratio is not None:
+        wanted = config.ratio * sum(len(family.units) for family in prunable.families)
+        return lambda plan: len(plan.removed) >= wanted
+    if config.target_macs is not None:
+        macs = _absolute(config.target_macs, start.cost.macs)
+        return lambda plan: plan.cost.macs <= macs
+    assert config.target_size is not None
+    size = _absolute(config.target_size, start.cost.size_bytes)
+    return lambda plan: plan.cost.size_bytes <= size
+
+
+def _absolute(value: float, whole: int) -> float:
+    return value * whole if value <= 1 else value
+
+
+def _widths(prunable: Prunable, plan: Plan) -> dict[str, list[int]]:
+    gone = {unit.root for unit in plan.removed}
+    return {
+        family.name: [
+            len(family.units),
+            sum(unit.root not in gone for unit in family.units),
+        ]
+        for family in prunable.families
+    }
