@@ -213,6 +213,7 @@ class _Run:
                 path = _keep(artifact, stem, key)
             else:
                 artifact, path = kept
+                artifact = replace(artifact, source_sha256=self._source.source_sha256)
             graph = self._onnx(artifact)
             if artifact.stage == "torch":
                 path = path.with_suffix(".onnx")
