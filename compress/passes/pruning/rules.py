@@ -186,42 +186,30 @@ def _linear(call: Call) -> Marks:
 def _matmul(call: Call) -> Marks:
     """Products of activations: what lies on the batch axes, as heads do, goes together."""
     one, other = call["self"], call["other"] if call["other"] is not None else call["mat2"]
-    if isinstance(other, Weight) and len(other.shape) == 2 and isinstance(one, Marks):
+    if isinstance(one, Marks) and isinstance(other, Weight) and len(other.shape) == 2:
         times = math.prod(one.shape[:-1])
         read, made = call.multiplied(other, reads=0, makes=1, times=times)
         call.registry.tie(call.channels(one, -1), read)
         return Marks.of(call.shape, -1, made)
-    if min(len(one.shape), len(other.shape)) < 2 or isinstance(one, Weight | None):
+    both = [each for each in (one, other) if isinstance(each, Marks) and len(each.shape) > 1]
+    if len(both) < 2:
         return _unknown(call)[0]
-    if isinstance(other, Weight):
-        return _unknown(call)[0]
-    call.registry.tie(_on(one, -1), _on(other, -2))
-    found = [_on_result(one, call.shape, {-1}), _on_result(other, call.shape, {-2})]
-    marked = [each for each in found if each.axis is not None]
-    if not marked:
+    call.registry.tie(one.along(-1), other.along(-2))
+    found = [_in_product(one, call.shape, -1), _in_product(other, call.shape, -2)]
+    first = next((each for each in found if each.axis is not None), None)
+    if first is None or first.axis is None or first.ids is None:
         return Marks(call.shape)
-    first, *rest = marked
-    assert first.axis is not None
-    assert first.ids is not None
-    for each in rest:
-        if each.axis != first.axis:
+    for each in found:
+        if each.axis not in (None, first.axis):
             call.keep(each, f"{call.name} multiplies them with other channels")
-    is_batch = first.axis < len(call.shape) - 2
-    for each in found if is_batch else []:
-        if each.axis == first.axis:
+        elif first.axis < len(call.shape) - 2:  # where there are none, these stay too
             call.registry.tie(first.ids, each.along(first.axis))
-    if is_batch and len(rest) != 1 and one.shape[:-2] == other.shape[:-2]:
-        call.keep(first, f"{call.name} multiplies them with something that has no channels")
     return first
 
 
-def _on(operand: Marks, axis: int) -> Ids:
-    return operand.along(axis)
-
-
-def _on_result(operand: Marks, shape: tuple[int, ...], contracted: set[int]) -> Marks:
-    """Return an operand's marks where they lie in a product."""
-    if operand.axis is None or operand.axis - len(operand.shape) in contracted:
+def _in_product(operand: Marks, shape: tuple[int, ...], contracted: int) -> Marks:
+    """Return an operand's marks where they lie in a product; none on the axis that is summed."""
+    if operand.axis is None or operand.axis - len(operand.shape) == contracted:
         return Marks(shape)
     return Marks(shape, operand.axis - len(operand.shape) + len(shape), operand.ids)
 
