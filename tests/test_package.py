@@ -36,6 +36,12 @@ def test_importing_costs_no_heavy_library(name):
     assert done.stdout.strip() == "[]"
 
 
+def test_graphs_are_quantized_without_torch():
+    code = "import sys, aigc_compress.quantizing; print('torch' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "False"
+
+
 def test_runtime_imports_numpy_onnxruntime_and_our_errors_alone():
     allowed = {"__future__", "pathlib", "typing", "numpy", "onnxruntime", "aigc_compress.errors"}
     for path in (ROOT / "compress" / "runtime").glob("*.py"):

@@ -4,12 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
-import torch
 from pydantic import BaseModel, ConfigDict, Field, model_validator
-from torch import Tensor, nn
 
 from aigc_compress.artifact import Artifact, Step
 from aigc_compress.coach import Lesson
@@ -17,19 +15,16 @@ from aigc_compress.errors import PassError, UsageError
 from aigc_compress.task import Feeds
 
 from .base import Context
-from .pruning import (
-    Importance,
-    Loss,
-    Plan,
-    Prunable,
-    changed_sizes,
-    choose,
-    find_units,
-    importances,
-)
 
-__all__ = ["PruneConfig", "PrunePass", "find_prunable"]
+# What needs torch is imported where it is used: ONNX graphs are quantized without it.
+if TYPE_CHECKING:
+    from torch import Tensor, nn
 
+    from .pruning import Loss, Plan, Prunable
+
+__all__ = ["Importance", "PruneConfig", "PrunePass", "find_prunable"]
+
+Importance = Literal["magnitude", "bn-scale", "activation", "taylor", "output"]
 BATCHES = 32  # of feeds that importances rest on, at most
 
 
@@ -77,6 +72,8 @@ class PrunePass:
         Raises:
             PassError: nothing can be pruned, or the target is out of reach.
         """
+        from .pruning import Plan, changed_sizes, choose, importances
+
         prunable = find_prunable(artifact.payload, context.check_feeds, keep=config.keep)
         if not prunable.families:
             reasons = "; ".join(f"{name}: {why}" for name, why in [*prunable.kept.items()][:3])
@@ -131,6 +128,8 @@ def find_prunable(
         PassError: torch.export cannot follow the module.
         UsageError: a name in `keep` is no parameter.
     """
+    from .pruning import find_units
+
     names = dict(module.named_parameters())
     unknown = [each for each in keep if each not in names]
     if unknown:
@@ -155,6 +154,8 @@ def _loss(artifact: Artifact, config: PruneConfig, context: Context) -> Loss | N
 
 def tensors(module: Any, feeds: Feeds) -> list[Tensor]:
     """Return feeds as tensors in the order of the module's inputs."""
+    import torch
+
     return [torch.from_numpy(np.asarray(feeds[name])) for name in module.input_names]
 
 

@@ -1,6 +1,6 @@
 """Structured pruning: which units a module has, how much they matter, and how to take them out."""
 
-from .importance import Importance, Loss, importances
+from .importance import Loss, importances
 from .plan import Cost, Plan, choose
 from .sizes import changed_sizes, fit_sizes
 from .tracing import Family
@@ -9,7 +9,6 @@ from .trials import Prunable, find_units
 __all__ = [
     "Cost",
     "Family",
-    "Importance",
     "Loss",
     "Plan",
     "Prunable",

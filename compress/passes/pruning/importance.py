@@ -14,7 +14,6 @@ of the unit:
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -22,12 +21,12 @@ from torch import Tensor, nn
 from aigc_compress.engines.torch import flat_tensors
 from aigc_compress.errors import UsageError
 
+from ..prune import Importance
 from .tracing import Family, Unit
 from .trials import Prunable
 
-__all__ = ["Importance", "Loss", "importances"]
+__all__ = ["Loss", "importances"]
 
-Importance = Literal["magnitude", "bn-scale", "activation", "taylor", "output"]
 Loss = Callable[[nn.Module, int], Tensor]
 
 
