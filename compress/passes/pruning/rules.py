@@ -194,8 +194,9 @@ def _matmul(call: Call) -> Marks:
     both = [each for each in (one, other) if isinstance(each, Marks) and len(each.shape) > 1]
     if len(both) < 2:
         return _unknown(call)[0]
-    call.registry.tie(one.along(-1), other.along(-2))
-    found = [_in_product(one, call.shape, -1), _in_product(other, call.shape, -2)]
+    left, right = both
+    call.registry.tie(left.along(-1), right.along(-2))
+    found = [_in_product(left, call.shape, -1), _in_product(right, call.shape, -2)]
     first = next((each for each in found if each.axis is not None), None)
     if first is None or first.axis is None or first.ids is None:
         return Marks(call.shape)
