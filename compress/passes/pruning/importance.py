@@ -54,9 +54,7 @@ def importances(
     """
     module, families = prunable.module, prunable.families
     if kind in ("magnitude", "bn-scale"):
-        tensors = _tensors(module)
-        if kind == "bn-scale":
-            tensors = _scales(module)
+        tensors = _scales(module) if kind == "bn-scale" else dict(module.named_parameters())
         return _relative(families, lambda unit: _energy(unit, tensors), kind)
     if kind == "activation":
         return _relative(families, _activations(module, families, batches), kind)
@@ -69,22 +67,13 @@ def importances(
 
 
 def _energy(unit: Unit, tensors: dict[str, Tensor]) -> float:
+    """Return the norm of a unit's slots; NaN where it has none among these tensors."""
     found = [
-        _slice(tensors[each.tensor], each.axis, each.index)
+        float(tensors[each.tensor].detach().select(each.axis, each.index).double().square().sum())
         for each in unit.slots
         if each.tensor in tensors
     ]
-    return (
-        float(sum((each.double() ** 2).sum() for each in found)) ** 0.5 if found else float("nan")
-    )
-
-
-def _slice(tensor: Tensor, axis: int, index: int) -> Tensor:
-    return tensor.detach().select(axis, index)
-
-
-def _tensors(module: nn.Module) -> dict[str, Tensor]:
-    return dict(module.named_parameters())
+    return sum(found) ** 0.5 if found else float("nan")
 
 
 def _scales(module: nn.Module) -> dict[str, Tensor]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -66,9 +67,7 @@ class Plan:
     def _cost(self, lengths: Mapping[str, Sequence[int]]) -> Cost:
         macs = parameters = 0
         for name, sizes in lengths.items():
-            count = 1
-            for each in sizes:
-                count *= each
+            count = math.prod(sizes)
             parameters += count
             macs += count * self._uses[name]
         return Cost(macs, parameters)
@@ -100,14 +99,14 @@ def choose(
     }
     widths = {number: len(rows[0]) for number, rows in left.items()}
     while not is_met(plan):
-        best = None
+        best, macs = None, plan.cost.macs
         for number, rows in left.items():
             count = _step(len(rows[0]), multiple, least)
             if not count:
                 continue
             units = [unit for row in rows for unit in row[:count]]
             lost = sum(importance[unit.root] for unit in units)
-            saved = plan.cost.macs - plan.cost_without(units).macs
+            saved = macs - plan.cost_without(units).macs
             # Alike: the family that is left widest, as a share of its width, goes on.
             price = -len(rows[0]) / widths[number] if evenly else lost / max(saved, 1)
             if best is None or price < best[0]:

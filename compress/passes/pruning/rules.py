@@ -8,93 +8,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from functools import partial
-from typing import Any
 
 import numpy as np
 import torch
 
-from .marks import Ids, Marks, Registry
+from .calls import Call, Weight
+from .marks import Ids, Marks
 
-__all__ = ["Call", "Weight", "apply_rule"]
-
-
-@dataclass(frozen=True)
-class Weight:
-    """A parameter or buffer where an operator reads it: every axis has ids of its own."""
-
-    name: str
-    registry: Registry
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        """Return its sizes."""
-        return self.registry.shapes[self.name]
-
-    def along(self, axis: int) -> Ids:
-        """Return the ids along an axis."""
-        return self.registry.ids(self.name, axis)
-
-
-Operand = Marks | Weight
-
-
-@dataclass(frozen=True)
-class Call:
-    """One call of an operator: its arguments by name, with tensors as operands, and its results.
-
-    Attributes:
-        name: of the operator, without `aten.` and overload.
-        target: the operator itself, callable.
-        arguments: by the schema's names, defaults included.
-        shapes: of the results.
-        is_pointwise: whether every result element depends on the same element of each operand.
-        registry: of ids.
-    """
-
-    name: str
-    target: Callable[..., Any]
-    arguments: Mapping[str, Any]
-    shapes: tuple[tuple[int, ...], ...]
-    is_pointwise: bool
-    registry: Registry
-
-    def __getitem__(self, name: str) -> Any:
-        return self.arguments.get(name)
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        """Return the sizes of the only result."""
-        return self.shapes[0]
-
-    @property
-    def operands(self) -> list[Operand]:
-        """Return all tensors among the arguments, lists of them included."""
-        flat: list[Any] = []
-        for each in self.arguments.values():
-            flat += each if isinstance(each, (list, tuple)) else [each]
-        return [each for each in flat if isinstance(each, (Marks, Weight))]
-
-    def multiplied(self, weight: Weight, *, reads: int, makes: int, times: int) -> tuple[Ids, Ids]:
-        """Note how often a weight is multiplied; return the ids that it reads and makes."""
-        self.registry.uses[weight.name] += times
-        self.registry.makers.append((weight.name, makes))
-        return weight.along(reads), weight.along(makes)
-
-    def keep(self, operand: Operand, reason: str) -> None:
-        """Keep all channels of an operand."""
-        if isinstance(operand, Weight):
-            self.registry.fix_tensor(operand.name, reason)
-        elif operand.ids is not None:
-            self.registry.fix(operand.ids, reason)
-
-    def channels(self, operand: Operand, axis: int) -> Ids:
-        """Return the ids along an axis; channels that lie on another one are kept."""
-        if isinstance(operand, Marks) and operand.axis not in (None, axis % len(operand.shape)):
-            self.keep(operand, f"{self.name} works across the axis that they lie on")
-            return Marks(operand.shape).along(axis)
-        return operand.along(axis)
+__all__ = ["apply_rule"]
 
 
 def apply_rule(call: Call) -> tuple[Marks, ...]:
@@ -121,8 +43,7 @@ def _pointwise(call: Call) -> Marks:
                 rows.append(each.along(position))
                 if isinstance(each, Marks) and each.axis == len(each.shape) + position:
                     axis, ids = len(shape) + position, rows[0]
-        for other in rows[1:]:
-            call.registry.tie(rows[0], other)
+        call.tie_rows(rows)
     return Marks(shape, axis, ids)
 
 
@@ -154,21 +75,15 @@ def _convolution(call: Call, *, spatial: int, transposed: bool = False) -> Marks
     elif transposed:
         tie(before, read)
         after = np.tile(made, groups)
-        _tie_rows(call, before.reshape(groups, -1))
+        call.tie_rows(before.reshape(groups, -1))
     else:
         tie(before[: len(read)], read)
         after = made
-        _tie_rows(call, before.reshape(groups, -1))
-        _tie_rows(call, after.reshape(groups, -1))
+        call.tie_rows(before.reshape(groups, -1))
+        call.tie_rows(after.reshape(groups, -1))
     if isinstance(bias, Weight):
         tie(after, bias.along(0))
     return Marks.of(call.shape, axis, after)
-
-
-def _tie_rows(call: Call, rows: Ids) -> None:
-    """Tie the groups of a convolution, which must stay equally wide."""
-    for row in rows[1:]:
-        call.registry.tie(rows[0], row)
 
 
 def _linear(call: Call) -> Marks:
@@ -323,8 +238,7 @@ def _attention(call: Call) -> Marks:
     if call["enable_gqa"] or any(len(each.shape) < 4 for each in parts):
         return _unknown(call)[0]
     rows = [call.channels(each, -3) for each in parts]
-    for each in rows[1:]:
-        call.registry.tie(rows[0], each)
+    call.tie_rows(rows)
     return Marks.of(call.shape, -3, rows[0])
 
 
@@ -336,8 +250,7 @@ def _joined(call: Call) -> Marks:
     if marked is None or marked == axis:
         return Marks.of(call.shape, axis, np.concatenate([call.channels(p, axis) for p in parts]))
     rows = [call.channels(each, marked) for each in parts]
-    for row in rows[1:]:
-        call.registry.tie(rows[0], row)
+    call.tie_rows(rows)
     return Marks.of(call.shape, marked, rows[0])
 
 
@@ -347,8 +260,7 @@ def _stacked(call: Call) -> Marks:
     if marked is None:
         return _unknown(call)[0]
     rows = [call.channels(each, marked) for each in parts]
-    for row in rows[1:]:
-        call.registry.tie(rows[0], row)
+    call.tie_rows(rows)
     return Marks.of(call.shape, marked + (axis <= marked), rows[0])
 
 

@@ -79,6 +79,8 @@ def fit_sizes(
         for name, value in attributes.items():
             if path not in parts or name not in _plain(parts[path]):
                 raise ValueError(f"the model has no size {path}.{name}")
+            if not _is_plain(value):
+                raise ValueError(f"{path}.{name} is {value!r}, no size")
             setattr(parts[path], name, tuple(value) if isinstance(value, list) else value)
     for name, old in tensors_of(module).items():
         new = state.get(name)

@@ -14,8 +14,9 @@ from torch import nn
 from aigc_compress.errors import PassError, first_line
 
 from ..base import quiet_library
+from .calls import Call, Weight
 from .marks import Fork, Ids, Marks, Registry, Slot
-from .rules import Call, Weight, apply_rule
+from .rules import apply_rule
 
 __all__ = [
     "Dependencies",
