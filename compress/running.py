@@ -36,7 +36,7 @@ from .coach import Coach
 from .engines.ort import OrtSession
 from .errors import InputFileError, UsageError
 from .loading import load_artifact
-from .passes import PASSES, Context
+from .passes import PASSES, Context, ExportConfig
 from .pipeline import check_steps, run_passes
 from .quantizing import QuantizeOptions, quantize
 from .recipe import Recipe
@@ -48,6 +48,7 @@ __all__ = ["SEARCH", "RunOptions", "RunResult", "SearchConfig", "StepReport", "r
 
 SEARCH = "search"
 CALIBRATION_SAMPLES = 512
+TORCH_PASSES = {"autotune", "distill", "export", "finetune", "prune"}
 
 
 class SearchConfig(BaseModel):
@@ -167,6 +168,7 @@ def run(
         artifact = replace(artifact, task=recipe.task)
     if not isinstance(make_workload(artifact, FeedOptions()), TaskWorkload):
         raise UsageError(f"{source} names no task, which a recipe needs for its quality.")
+    _check_order(steps, artifact)
     context = Context((), seed=options.seed, coach=coach, source=artifact, folder=options.folder)
     for name, config in steps:
         check = getattr(PASSES.get(name), "check", None)
@@ -174,6 +176,17 @@ def run(
             check(artifact, config, context)
     options.folder.mkdir(parents=True, exist_ok=True)
     return _Run(recipe, artifact, options, coach, on_step, on_report).through(steps)
+
+
+def _check_order(steps: Sequence[tuple[str, BaseModel]], source: Artifact) -> None:
+    """Raise UsageError where a step takes a torch module and gets a graph, or the other way."""
+    stage: str = source.stage
+    for number, (name, _) in enumerate(steps, start=1):
+        takes = "torch" if name in TORCH_PASSES else stage if name == SEARCH else "onnx"
+        if takes != stage:
+            helps = "put export before it" if takes == "onnx" else "put it before the export"
+            raise UsageError(f"Step {number}, {name}, takes a {takes} model: {helps}.")
+        stage = "torch" if name in TORCH_PASSES - {"export", "autotune"} else "onnx"
 
 
 class _Run:
@@ -194,6 +207,7 @@ class _Run:
         self._graph_path = options.folder / "source.onnx"
         self._cache = Cache(options.folder)
         self._baseline: Quality | None = None
+        self._source_digest = ""
         self._reports: list[StepReport] = []
 
     def through(self, steps: Sequence[tuple[str, BaseModel]]) -> RunResult:
@@ -202,6 +216,7 @@ class _Run:
         artifact, path = self._source, self._graph_path
         graph = self._onnx(artifact)
         save_onnx(graph, path)
+        self._source_digest = digest(graph)
         self._report("source", path, graph, was_kept=False)
         key = _key([self._source.source_sha256, options.seed, __version__])
         for number, (name, config) in enumerate(steps, start=1):
@@ -209,7 +224,7 @@ class _Run:
             stem = options.folder / f"{number:02d}-{name}"
             kept = _kept(stem, key)
             if kept is None:
-                artifact = self._made(name, config, artifact, graph, stem, key)
+                artifact = self._made(name, config, artifact, stem, key)
                 path = _keep(artifact, stem, key)
             else:
                 artifact, path = kept
@@ -233,18 +248,18 @@ class _Run:
         name: str,
         config: BaseModel,
         before: Artifact,
-        graph: Artifact,
         stem: Path,
         key: str,
     ) -> Artifact:
-        """Make a step's model of the one before, whose ONNX form is `graph`."""
+        """Make a step's model of the one before."""
         if isinstance(config, SearchConfig):
             return self._searched(config, stem)
-        if name == "export":
-            return graph
         workload = make_workload(before, FeedOptions())
         assert isinstance(workload, TaskWorkload)
         seed = self._options.seed
+        if isinstance(config, ExportConfig):
+            axes = {key: dict(each) for key, each in workload.task.dynamic_axes().items()}
+            config = config.model_copy(update={"dynamic_axes": config.dynamic_axes or axes})
         context = Context(
             workload.check_feeds(),
             tuple(workload.task.calibration(CALIBRATION_SAMPLES, seed=seed)),
@@ -312,8 +327,13 @@ class _Run:
             )
             return self._speedup(path, feeds), quality
 
-        source = digest(read_onnx(self._graph_path))
-        about = [digest(graph), source, options.samples, options.seed, asdict(options.plan)]
+        about = [
+            digest(graph),
+            self._source_digest,
+            options.samples,
+            options.seed,
+            asdict(options.plan),
+        ]
         return self._cache.value(about, tuple[RatioInterval | None, Quality], measure)
 
     def _speedup(self, path: Path, feeds: Feeds) -> RatioInterval | None:

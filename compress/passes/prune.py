@@ -66,6 +66,11 @@ class PrunePass:
     name = "prune"
     config = PruneConfig
 
+    def check(self, artifact: Artifact, config: PruneConfig, context: Context) -> None:
+        """Raise UsageError where units are ranked by a loss that there is not."""
+        if config.importance == "taylor" and context.coach and artifact.task:
+            context.coach.check(Lesson(artifact.task, artifact, seed=context.seed))
+
     def run(self, artifact: Artifact, config: PruneConfig, context: Context) -> Artifact:
         """Return the pruned module.
 

@@ -119,6 +119,12 @@ class Trainer(ABC):
             raise UsageError("qat: the model has no convolution or linear layer to round.")
         return module
 
+    def adaptor(self, student: Any) -> nn.Module:
+        """Return what maps a student's features to the width of its teacher's."""
+        with seeded(self.config.seed, 1):
+            widths = student.head.in_features, self.teacher.head.in_features
+            return nn.Linear(*widths).to(self.device)
+
     def finished(
         self, module: nn.Module, config: BaseModel, **companions: Mapping[str, Any]
     ) -> Checkpoint:

@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 import torch
 from pydantic import BaseModel, ConfigDict, Field
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F  # noqa: N812 - the field's own name
 
 from aigc_compress.artifact import Artifact
@@ -91,8 +91,7 @@ class RnnTrainer(Trainer):
         self.modules = {"network": self.network, "average": self.average}
         trained = [*self.network.parameters()]
         if self.teacher is not None and config.distill.features:
-            widths = self.network.head.in_features, self.teacher.head.in_features
-            self.modules["adaptor"] = nn.Linear(*widths).to(device)
+            self.modules["adaptor"] = self.adaptor(self.network)
             trained += self.modules["adaptor"].parameters()
         self.optimizer = torch.optim.Adam(trained, lr=config.learning_rate)
         self.optimizers = {"network": self.optimizer}

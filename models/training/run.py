@@ -162,6 +162,8 @@ def make_trainer(
 ) -> Trainer:
     """Return what trains a reference; arguments and errors like those of `train_reference`."""
     training = TRAININGS[name]
+    if teacher is None and "distill" in config.model_fields_set:
+        raise UsageError("`distill` has no effect without a teacher: name one, or leave it out.")
     chosen = choose_device(device)
     extra = {}
     if training.needs_images:

@@ -96,6 +96,17 @@ def test_faults_are_told_before_any_work(run_cli, recipe, workplace, settings, t
     assert not list(workplace.glob("*.onnx"))
 
 
+def test_steps_in_a_wrong_order_are_told_before_any_work(run_cli, recipe, workplace):
+    text = (workplace / recipe).read_text()
+    (workplace / recipe).write_text(text + "  - pass: prune\n    config: {ratio: 0.5}\n")
+    done = run_cli("run", recipe, "rnn.pt")
+    assert done.code == 2
+    assert "Step 4, prune, takes a torch model" in done.stderr
+    (workplace / recipe).write_text(text.replace("pass: export", "pass: fold"))
+    assert "put export before it" in run_cli("run", recipe, "rnn.pt").stderr
+    assert not (workplace / "runs").exists()
+
+
 def test_a_recipe_without_a_model_asks_for_one(refuse, recipe):
     assert "names no model" in refuse("run", recipe, code=2)
 

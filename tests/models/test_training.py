@@ -274,3 +274,9 @@ def test_training_that_rounds_goes_on_with_the_same_numbers_and_ends_in_floats(t
     assert run(resumed, 3, 6) == wanted
     made = kept(resumed.checkpoint(), tmp_path).payload
     assert type(made.stem[0]) is torch.nn.Conv2d
+
+
+def test_distill_without_a_teacher_is_refused(tmp_path):
+    config = RnnTraining.model_validate({"distill": {"weight": 0.5}})
+    with pytest.raises(UsageError, match="no effect without a teacher"):
+        train_reference("rnn", config, RunOptions(tmp_path / "run"), on_progress=lambda _: None)

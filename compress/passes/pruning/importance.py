@@ -13,7 +13,7 @@ of the unit:
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -66,7 +66,7 @@ def importances(
     return _first_order(module, families, (_projection(module, b, random) for b in batches))
 
 
-def _energy(unit: Unit, tensors: dict[str, Tensor]) -> float:
+def _energy(unit: Unit, tensors: Mapping[str, Tensor]) -> float:
     """Return the norm of a unit's slots; NaN where it has none among these tensors."""
     found = [
         float(tensors[each.tensor].detach().select(each.axis, each.index).double().square().sum())
