@@ -119,8 +119,9 @@ class PrunePass:
         if artifact.spec is None:
             return made
         changed = changed_sizes(artifact.payload, smaller)
-        paths = {*artifact.spec.sizes, *changed}
-        sizes = {p: {**artifact.spec.sizes.get(p, {}), **changed.get(p, {})} for p in paths}
+        before = artifact.spec.sizes
+        paths = dict.fromkeys([*before, *changed])  # in order: files of one seed are the same
+        sizes = {path: {**before.get(path, {}), **changed.get(path, {})} for path in paths}
         return replace(made, spec=replace(artifact.spec, sizes=sizes))
 
 
