@@ -76,6 +76,7 @@ FLOORS = {
                 "benching",
                 "cache",
                 "candidates",
+                "choosing",
                 "gate",
                 "pipeline",
                 "preparing",

@@ -16,6 +16,7 @@ from aigc_compress.errors import AigcCompressError, NotOnThisMachineError, Stopp
 
 from .analyze import analyze
 from .bench import bench
+from .compress import compress
 from .doctor import doctor
 from .export import export
 from .fetch import fetch
@@ -43,6 +44,7 @@ for _verb in (
     prune,
     quantize,
     run,
+    compress,
     analyze,
     bench,
     report,

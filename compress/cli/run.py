@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from aigc_compress.models.training.loop import Progress
     from aigc_compress.running import RunResult, StepReport
 
-__all__ = ["run"]
+__all__ = ["run", "say_news", "say_report", "show_run"]
 
 
 def run(
@@ -74,33 +74,36 @@ def run(
         common.latency_plan(threads, processes, seed),
     )
     with progress(f"run {loaded.name}") as on_step:
-        coach = TaskCoach(device=device, images=data, on_progress=_say_news)
-        result = run_recipe(loaded, source, options, coach, on_step=on_step, on_report=_say_report)
+        coach = TaskCoach(device=device, images=data, on_progress=say_news)
+        result = run_recipe(loaded, source, options, coach, on_step=on_step, on_report=say_report)
     write_bytes(target, result.output.read_bytes())
     if json:
         show_json({**result.document(), "output": str(target)})
         return
-    _show(result)
+    show_run(result)
     answer = result.bench.rows[-1].judgement
     if answer is not None and not answer.within:
         say("Note: the result is outside the budget. Train longer, prune less, or allow more.")
     show(str(target))
 
 
-def _say_news(news: Progress) -> None:
+def say_news(news: Progress) -> None:
+    """Say what a validation found."""
     if news.quality is not None:
         quality = news.quality
         say(f"  step {news.done} of {news.total}: validation {quality.metric} {quality.value:.3f}")
 
 
-def _say_report(report: StepReport) -> None:
+def say_report(report: StepReport) -> None:
+    """Say what a step's model needs and gives."""
     kept = " (from an earlier run)" if report.was_kept else ""
     value, change = quality_cells(report.judgement)
     speed = "" if report.speedup is None else f", {speed_text(report.speedup)}"
     say(f"{report.name}{kept}: {size_text(report.size_bytes)}{speed}, {value}, {change}")
 
 
-def _show(result: RunResult) -> None:
+def show_run(result: RunResult) -> None:
+    """Show every step, and the last model beside the source."""
     from .bench_tables import show_result
 
     rows = []

@@ -22,7 +22,7 @@ from aigc_compress.machine import has_fast_bf16, machine_scheme
 from aigc_compress.passes.qat import add_fake_quant, without_fake_quant
 from aigc_compress.task import Quality
 
-from .distillation import frozen
+from .distillation import Distillation, frozen, hint_loss, softened_loss
 
 __all__ = ["Trainer", "TrainingConfig", "average_into", "epoch_order", "one_cycle", "seeded"]
 
@@ -119,11 +119,42 @@ class Trainer(ABC):
             raise UsageError("qat: the model has no convolution or linear layer to round.")
         return module
 
-    def adaptor(self, student: Any) -> nn.Module:
-        """Return what maps a student's features to the width of its teacher's."""
+    def adapted(self, student: Any, distill: Distillation) -> list[nn.Parameter]:
+        """Add what maps a student's features to its teacher's width, if they are to match.
+
+        Returns:
+            Its parameters, to be trained beside the student's.
+        """
+        if not distill.features:
+            return []
         with seeded(self.config.seed, 1):
             widths = student.head.in_features, self.teacher.head.in_features
-            return nn.Linear(*widths).to(self.device)
+            self.modules["adaptor"] = nn.Linear(*widths).to(self.device)
+        return [*self.modules["adaptor"].parameters()]
+
+    def distilled(
+        self,
+        loss: Tensor,
+        logits: Tensor,
+        soft: Tensor,
+        features: Tensor,
+        wanted: Tensor | None,
+    ) -> Tensor:
+        """Mix a student's loss on the data with its distance from its teacher.
+
+        Args:
+            loss: on the data, a scalar.
+            logits: the student's, float32 (..., classes).
+            soft: the teacher's, of the same shape.
+            features: the student's, float32 (..., width).
+            wanted: the teacher's (..., its width); None where they need not match.
+        """
+        distill: Distillation = self.config.distill  # type: ignore[attr-defined]
+        follows = softened_loss(logits, soft, temperature=distill.temperature)
+        mixed = (1 - distill.weight) * loss + distill.weight * follows
+        if wanted is None or "adaptor" not in self.modules:
+            return mixed
+        return mixed + distill.features * hint_loss(self.modules["adaptor"], features, wanted)
 
     def finished(
         self, module: nn.Module, config: BaseModel, **companions: Mapping[str, Any]

@@ -21,7 +21,7 @@ from aigc_compress.models.tasks import make_task
 from aigc_compress.task import Quality, Task
 
 from .base import Trainer, TrainingConfig, average_into, epoch_order, one_cycle, seeded
-from .distillation import Distillation, hint_loss, softened_loss
+from .distillation import Distillation
 from .pictures import save_grid
 
 __all__ = ["CnnTrainer", "CnnTraining"]
@@ -69,9 +69,8 @@ class CnnTrainer(Trainer):
         self.average = copy.deepcopy(self.network).requires_grad_(False).eval()
         self.modules = {"network": self.network, "average": self.average}
         trained = [*self.network.parameters()]
-        if self.teacher is not None and config.distill.features:
-            self.modules["adaptor"] = self.adaptor(self.network)
-            trained += self.modules["adaptor"].parameters()
+        if self.teacher is not None:
+            trained += self.adapted(self.network, config.distill)
         self.optimizer = torch.optim.SGD(
             trained,
             lr=config.learning_rate,
@@ -92,7 +91,10 @@ class CnnTrainer(Trainer):
             logits = self.network.head(features)
         loss = F.cross_entropy(logits.float(), labels, label_smoothing=config.label_smoothing)
         if self.teacher is not None:
-            loss = self._distilled(loss, images, features.float(), logits.float())
+            with torch.no_grad(), self.mixed_precision():
+                wanted = self.teacher.features(images)
+                soft = self.teacher.head(wanted).float()
+            loss = self.distilled(loss, logits.float(), soft, features.float(), wanted.float())
         self.optimizer.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
         self.optimizer.step()
@@ -117,20 +119,6 @@ class CnnTrainer(Trainer):
     def checkpoint(self) -> Checkpoint:
         """Return the averaged network."""
         return self.finished(self.average, self.config.model)
-
-    def _distilled(self, loss: Tensor, images: Tensor, features: Tensor, logits: Tensor) -> Tensor:
-        """Mix the loss on the labels with what the teacher says of the same images."""
-        distill = self.config.distill
-        assert self.teacher is not None
-        with torch.no_grad(), self.mixed_precision():
-            wanted = self.teacher.features(images)
-            soft = self.teacher.head(wanted).float()
-        follows = softened_loss(logits, soft, temperature=distill.temperature)
-        mixed = (1 - distill.weight) * loss + distill.weight * follows
-        if distill.features:
-            hint = hint_loss(self.modules["adaptor"], features, wanted.float())
-            mixed = mixed + distill.features * hint
-        return mixed
 
     @property
     def _task(self) -> Task:

@@ -25,7 +25,8 @@ from aigc_compress.storage import write_bytes
 from aigc_compress.task import Quality
 
 from .base import Trainer, TrainingConfig, average_into, one_cycle
-from .distillation import Distillation, hint_loss, softened_loss
+from .distillation import Distillation
+from .reading import Reader
 
 __all__ = ["RnnShape", "RnnTrainer", "RnnTraining"]
 
@@ -84,35 +85,39 @@ class RnnTrainer(Trainer):
         task = make_task("rnn", self.shape.model_dump(), sizes)
         assert isinstance(task, WriteText)
         self.task = task
-        self.tokens = torch.from_numpy(self.task.encode(data.text("train")))
+        tokens = torch.from_numpy(self.task.encode(data.text("train")))
+        size = config.batch_size
+        self.streams = tokens[: len(tokens) // size * size].view(size, -1)
         self.network = self.begun(lambda: CharacterModel(self.shape))
         self.average = copy.deepcopy(self.network).requires_grad_(False).eval()
-        self.hidden = self._zeros()
+        self.hidden = self.network.initial_state(config.batch_size)
         self.modules = {"network": self.network, "average": self.average}
         trained = [*self.network.parameters()]
-        if self.teacher is not None and config.distill.features:
-            self.modules["adaptor"] = self.adaptor(self.network)
-            trained += self.modules["adaptor"].parameters()
+        if self.teacher is not None:
+            hints = config.distill.features > 0
+            self.reader = Reader(
+                self.teacher, self.streams, piece=config.window, keeps_features=hints
+            )
+            trained += self.adapted(self.network, config.distill)
         self.optimizer = torch.optim.Adam(trained, lr=config.learning_rate)
         self.optimizers = {"network": self.optimizer}
 
     def step(self, index: int) -> Mapping[str, Tensor]:
         """Read the next window of every stream; the state of the last window is kept."""
         config = self.config
-        window, is_first = self._window(index)
-        if is_first:
-            self.hidden = self._zeros()
+        window, start = self._window(index)
+        if index % self._per_epoch == 0:
+            self.hidden = self.network.initial_state(config.batch_size)
         factor = one_cycle(index, config.steps, warm_up=0.1)
         self.optimizer.param_groups[0]["lr"] = config.learning_rate * factor
-        own = len(self.network.input_names) - 1
         with self.mixed_precision():
-            features, state = self.network.features(window[:, :-1], *self.hidden[:own])
+            features, state = self.network.features(window[:, :-1], *self.hidden)
             logits = self.network.head(features).float()
         loss = F.cross_entropy(logits.flatten(0, 1), window[:, 1:].flatten())
         told = loss.detach() / math.log(2)
         if self.teacher is not None:
-            loss, read = self._distilled(loss, window, features.float(), logits)
-            state = (*state, *read)
+            soft, wanted = self.reader.after(start, start + config.window, self.mixed_precision())
+            loss = self.distilled(loss, logits, soft, features.float(), wanted)
         self.hidden = tuple(each.detach().float() for each in state)
         self.optimizer.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
@@ -152,38 +157,16 @@ class RnnTrainer(Trainer):
         super().load_state(state)
         self.hidden = tuple(each.to(self.device) for each in state["hidden"])
 
-    def _zeros(self) -> tuple[Tensor, ...]:
-        """Return the states before the first window: the student's, then the teacher's."""
-        models = [self.network] + ([] if self.teacher is None else [self.teacher])
-        return tuple(z for each in models for z in each.initial_state(self.config.batch_size))
-
-    def _distilled(
-        self, loss: Tensor, window: Tensor, features: Tensor, logits: Tensor
-    ) -> tuple[Tensor, tuple[Tensor, ...]]:
-        """Mix the loss on the text with what the teacher expects next; return its state too."""
-        distill, teacher = self.config.distill, self.teacher
-        assert teacher is not None
-        states = self.hidden[len(self.network.input_names) - 1 :]
-        with torch.no_grad(), self.mixed_precision():
-            wanted, state = teacher.features(window[:, :-1], *states)
-            soft = teacher.head(wanted).float()
-        follows = softened_loss(logits, soft, temperature=distill.temperature)
-        mixed = (1 - distill.weight) * loss + distill.weight * follows
-        if distill.features:
-            hint = hint_loss(self.modules["adaptor"], features, wanted.float())
-            mixed = mixed + distill.features * hint
-        return mixed, state
-
-    def _window(self, index: int) -> tuple[Tensor, bool]:
-        """Return tokens (streams, window + 1), and whether they begin an epoch.
+    def _window(self, index: int) -> tuple[Tensor, int]:
+        """Return tokens (streams, window + 1), and the place in the streams where they start.
 
         Every epoch cuts the streams at another offset, so windows differ between epochs.
         """
-        size, width = self.config.batch_size, self.config.window
-        length = len(self.tokens) // size
-        per_epoch = (length - 1) // width - 1
-        epoch, position = divmod(index, per_epoch)
-        offset = (epoch * 37) % width + position * width
-        columns = torch.arange(offset, offset + width + 1)
-        rows = torch.arange(size)[:, None] * length
-        return self.tokens[rows + columns].to(self.device), position == 0
+        width = self.config.window
+        epoch, position = divmod(index, self._per_epoch)
+        start = (epoch * 37) % width + position * width
+        return self.streams[:, start : start + width + 1].to(self.device), start
+
+    @property
+    def _per_epoch(self) -> int:
+        return (self.streams.shape[1] - 1) // self.config.window - 1
