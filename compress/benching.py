@@ -16,7 +16,7 @@ from aigc_compress.bench.latency import Contestant, LatencyPlan, run_contest
 from aigc_compress.bench.profile import profile_layers
 from aigc_compress.bench.roofline import Peaks, keep_peaks, limit_of, load_peaks
 from aigc_compress.bench.trust import Watch, read_surroundings
-from aigc_compress.models import REFERENCES
+from aigc_compress.models import EDGES, REFERENCES
 
 from .api import judge, to_onnx
 from .artifact import Artifact, graph_tensors, save_onnx
@@ -138,13 +138,14 @@ def _named_paths(
 
 
 def _reference_ladder(work: Path) -> dict[str, str | Path]:
-    """Return every shipped reference in FP32 and, quantized into `work`, in INT8."""
+    """Return every reference in FP32, quantized into `work`, and as its edge recipe left it."""
     paths: dict[str, str | Path] = {}
     quick = QuantizeOptions(samples=640, plan=LatencyPlan(processes=3, blocks=2))
     for name in REFERENCES:
         quantized = work / f"{name}.int8.onnx"
         quantize(name, quantized, quick)
         paths |= {name: name, f"{name}.int8": quantized}
+        paths |= {edge: edge for edge in EDGES if edge == f"{name}-edge"}
     return paths
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
-from aigc_compress.models import REFERENCES
+from aigc_compress.models import SHIPPED
 from aigc_compress.models.own import is_own
 
 from .artifact import Artifact, ModelSpec, Step, read_onnx
@@ -21,7 +21,7 @@ __all__ = ["load_artifact", "resolve_source"]
 def resolve_source(source: str | Path) -> Path:
     """Return the file behind a name: a file that exists wins over a reference of that name."""
     path = Path(source)
-    if str(source) in REFERENCES and not path.is_file():
+    if str(source) in SHIPPED and not path.is_file():
         from aigc_compress.models.registry import weights_path
 
         return weights_path(str(source))
@@ -48,7 +48,7 @@ def load_artifact(source: str | Path) -> Artifact:
         raise missing_file(path)
     if not path.exists():
         raise InputFileError(
-            f"There is no file {path}, and no reference of that name ({', '.join(REFERENCES)})."
+            f"There is no file {path}, and no shipped model of that name ({', '.join(SHIPPED)})."
         )
     raise InputFileError(f"{path} is neither .pt nor .onnx. Export your model to ONNX first.")
 

@@ -17,7 +17,7 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from aigc_compress.bench.counting import count_costs, total_cost
 from aigc_compress.bench.latency import Contestant, LatencyPlan, run_contest
@@ -40,6 +40,7 @@ from .passes import PASSES, Context, ExportConfig
 from .pipeline import check_steps, run_passes
 from .quantizing import QuantizeOptions, quantize
 from .recipe import Recipe
+from .schemes import SCHEMES
 from .storage import write_bytes
 from .task import Feeds, OnStep, Quality
 from .workload import FeedOptions, TaskWorkload, Workload, make_workload
@@ -59,6 +60,16 @@ class SearchConfig(BaseModel):
     min_speedup: float = Field(default=1.0, ge=1, description="over the step before")
     max_minutes: float = Field(default=20.0, gt=0, description="time of the search")
     processes: int = Field(default=8, ge=3, description="fresh processes of its contest")
+    isa: str | None = Field(
+        default=None, description="processor that the file is for, such as avx2; none: this one"
+    )
+
+    @field_validator("isa")
+    @classmethod
+    def _check_isa(cls, isa: str | None) -> str | None:
+        if isa is not None and isa not in SCHEMES:
+            raise ValueError(f"there is no {isa}; there are {', '.join(SCHEMES)}")
+        return isa
 
 
 @dataclass(frozen=True)
@@ -283,6 +294,7 @@ class _Run:
             seed=self._options.seed,
             plan=replace(self._options.plan, processes=config.processes),
             most_minutes=config.max_minutes,
+            isa=config.isa,
         )
         made = stem.with_name(f"{stem.name}-answer.onnx")
         return quantize(self._reports[-1].path, made, options, on_step=self._on_step).artifact

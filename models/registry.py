@@ -12,7 +12,7 @@ from torch import nn
 from aigc_compress.errors import InputFileError, describe_faults, unknown_name
 from aigc_compress.passes.pruning.sizes import fit_sizes
 
-from . import REFERENCES
+from . import EDGES, SHIPPED
 from .cnn import CnnConfig, ResidualNetwork
 from .gan import Discriminator, DiscriminatorConfig, GanConfig, Generator
 from .own import build_own, is_own
@@ -76,7 +76,8 @@ def _new(name: str, config: Mapping[str, Any]) -> nn.Module:
 
 
 def weights_path(name: str) -> Path:
-    """Return the path of a shipped reference's checkpoint."""
-    if name not in REFERENCES:
-        raise unknown_name("reference model", name, REFERENCES)
-    return Path(__file__).parent / "weights" / f"{name}.pt"
+    """Return the path of a shipped model: a reference's `.pt`, a recipe's `.onnx`."""
+    if name not in SHIPPED:
+        raise unknown_name("shipped model", name, SHIPPED)
+    suffix = ".onnx" if name in EDGES else ".pt"
+    return Path(__file__).parent / "weights" / (name + suffix)

@@ -1,4 +1,4 @@
-"""`aigc-compress fetch`: write a shipped reference into the current folder."""
+"""`aigc-compress fetch`: write a shipped model into the current folder."""
 
 from __future__ import annotations
 
@@ -15,20 +15,24 @@ __all__ = ["fetch"]
 
 
 def fetch(
-    name: Annotated[str, typer.Argument(help="gan, cnn, rnn or rnn-gru")],
+    name: Annotated[str, typer.Argument(help="gan, cnn, rnn or rnn-gru; or gan-edge, cnn-edge, rnn-edge")],
     output: Annotated[
-        Path | None, typer.Option("-o", "--output", help="file to write [NAME.pt]")
+        Path | None, typer.Option("-o", "--output", help="file to write [NAME.pt, or NAME.onnx of an edge model]")
     ] = None,
     force: Annotated[bool, typer.Option(help="overwrite another file of that name")] = False,
 ) -> None:
-    """Write a trained reference model as a .pt file.
+    """Write a trained reference as a .pt file, or what its edge recipe made of it as .onnx.
 
-    Example: aigc-compress fetch gan
+    Examples:
+        aigc-compress fetch gan
+
+        aigc-compress fetch gan-edge -o generator.onnx
     """
     from aigc_compress.models.registry import weights_path
 
-    content = weights_path(name).read_bytes()
-    target = output or Path(f"{name}.pt")
+    shipped = weights_path(name)
+    content = shipped.read_bytes()
+    target = output or Path(shipped.name)
     require_writable(target)
     if target.is_file() and not force and target.read_bytes() != content:
         raise OutputError(f"{target} holds something else; --force overwrites it.")

@@ -18,7 +18,7 @@ from aigc_compress.checkpoint import FORMAT, write_checkpoint
 def test_missing_files_are_named(refuse):
     assert "There is no file nothing.pt" in refuse("info", "nothing.pt", code=2)
     assert "There is no file nothing.onnx" in refuse("info", "nothing.onnx", code=2)
-    assert "no reference of that name" in refuse("info", "nothing", code=2)
+    assert "no shipped model of that name" in refuse("info", "nothing", code=2)
 
 
 def test_a_folder_is_no_model(refuse, workplace):
