@@ -86,7 +86,7 @@ def prune(
 
 def require_output(output: Path, source: str | Path, *, suffix: str = ".onnx") -> None:
     """Raise before any work if the output has another suffix, is the source, or is unwritable."""
-    if output.suffix != suffix:
+    if not output.name.endswith(suffix):
         raise UsageError(f"The output {output} must end in {suffix}.")
     if output.exists() and output.resolve() == resolve_source(source).resolve():
         raise UsageError(f"The output {output} is the source itself. Name another file.")

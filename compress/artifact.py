@@ -12,6 +12,7 @@ from pydantic import TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass as validated
 
 from .errors import InputFileError, OutputError, describe_faults, first_line, missing_file
+from .packed import is_packed, packed, unpacked
 from .storage import write_bytes
 
 if TYPE_CHECKING:
@@ -24,6 +25,7 @@ __all__ = [
     "TensorSpec",
     "graph_tensors",
     "model_files",
+    "onnx_bytes",
     "read_onnx",
     "save_onnx",
     "size_on_disk",
@@ -95,7 +97,9 @@ class Artifact:
 
 
 def read_onnx(path: Path) -> Artifact:
-    """Read an ONNX file, external data included, and what its metadata tells of its making.
+    """Read an ONNX file, plain or packed, and what its metadata tells of its making.
+
+    External data of a plain file is read too.
 
     Raises:
         InputFileError: the file is missing, is no valid ONNX model, or is older than opset 11.
@@ -108,8 +112,9 @@ def read_onnx(path: Path) -> Artifact:
     if not path.is_file():
         raise missing_file(path)
     try:
-        onnx.checker.check_model(str(path))
-        model = onnx.load(path)
+        content = unpacked(path) if is_packed(path) else None
+        onnx.checker.check_model(str(path) if content is None else content)
+        model = onnx.load(path) if content is None else onnx.load_from_string(content)
     except (DecodeError, onnx.checker.ValidationError, OSError, ValueError) as error:
         raise InputFileError(f"{path} is not a valid ONNX model: {first_line(error)}") from error
     if not model.graph.node:
@@ -125,7 +130,16 @@ def read_onnx(path: Path) -> Artifact:
 
 
 def save_onnx(artifact: Artifact, path: Path) -> None:
-    """Write an onnx artifact with its provenance in `metadata_props`, whole or not at all."""
+    """Write an onnx artifact with its provenance in `metadata_props`, whole or not at all.
+
+    A path that ends in `.onnx.xz` is packed.
+    """
+    content = onnx_bytes(artifact)
+    write_bytes(path, packed(content) if is_packed(path) else content)
+
+
+def onnx_bytes(artifact: Artifact) -> bytes:
+    """Return an onnx artifact as a file's content; raises OutputError above 2 GB."""
     import onnx
     from google.protobuf.message import EncodeError
 
@@ -147,10 +161,10 @@ def save_onnx(artifact: Artifact, path: Path) -> None:
         if value is not None:
             model.metadata_props.add(key=PREFIX + key, value=value)
     try:
-        content = model.SerializeToString()
+        content: bytes = model.SerializeToString()
     except (ValueError, EncodeError) as error:
-        raise OutputError(f"Cannot write {path}: models above 2 GB are not supported.") from error
-    write_bytes(path, content)
+        raise OutputError("ONNX files above 2 GB are not supported.") from error
+    return content
 
 
 def graph_tensors(model: ModelProto) -> tuple[tuple[TensorSpec, ...], tuple[TensorSpec, ...]]:

@@ -122,7 +122,7 @@ def bench_models(
 
 def workspace_sources(folder: Path) -> list[Path]:
     """Return the models in a folder, by name: `.pt` and `.onnx` files."""
-    found = (p for p in folder.iterdir() if p.suffix in (".pt", ".onnx") and p.is_file())
+    found = (p for p in folder.iterdir() if (p.suffix in (".pt", ".onnx") or is_packed(p)) and p.is_file())
     return sorted(path.relative_to(folder) for path in found)
 
 
@@ -159,7 +159,7 @@ def _open(paths: Mapping[str, str | Path], options: BenchOptions, work: Path) ->
         graph = to_onnx(artifact, workload, seed=options.seed)
         path = resolve_source(source)
         graph_path = path
-        if artifact.stage == "torch":
+        if artifact.stage == "torch" or is_packed(path):
             graph_path = work / f"{index}.onnx"
             save_onnx(graph, graph_path)
         entry = _Entry(name, artifact, graph, path, graph_path, workload)

@@ -13,6 +13,7 @@ from aigc_compress.models.own import is_own
 from .artifact import Artifact, ModelSpec, Step, read_onnx
 from .checkpoint import read_checkpoint
 from .errors import InputFileError, describe_faults, missing_file
+from .packed import is_packed
 from .storage import digest_file
 
 __all__ = ["load_artifact", "resolve_source"]
@@ -29,7 +30,7 @@ def resolve_source(source: str | Path) -> Path:
 
 
 def load_artifact(source: str | Path) -> Artifact:
-    """Load a reference by name, one of our `.pt` files, any `.onnx` file, or a user's own module.
+    """Load a reference by name, one of our `.pt` files, any `.onnx` or `.onnx.xz` file, or a user's own module.
 
     The latter is named as `package.module:factory`, and the factory is called without arguments.
 
@@ -40,7 +41,7 @@ def load_artifact(source: str | Path) -> Artifact:
     if is_own(str(source)):
         return _own(str(source))
     path = resolve_source(source)
-    if path.suffix == ".onnx":
+    if path.suffix == ".onnx" or is_packed(path):
         return read_onnx(path)
     if path.suffix == ".pt":
         return _load_torch(path)
@@ -50,7 +51,7 @@ def load_artifact(source: str | Path) -> Artifact:
         raise InputFileError(
             f"There is no file {path}, and no shipped model of that name ({', '.join(SHIPPED)})."
         )
-    raise InputFileError(f"{path} is neither .pt nor .onnx. Export your model to ONNX first.")
+    raise InputFileError(f"{path} is neither .pt nor .onnx (nor .onnx.xz). Export your model to ONNX first.")
 
 
 def _own(name: str) -> Artifact:

@@ -21,6 +21,7 @@ from .doctor import doctor
 from .export import export
 from .fetch import fetch
 from .info import info
+from .pack import pack
 from .prune import prune
 from .quantize import quantize
 from .recipes import recipes
@@ -45,6 +46,7 @@ for _verb in (
     quantize,
     run,
     compress,
+    pack,
     analyze,
     bench,
     report,

@@ -12,6 +12,7 @@ from .export import ExportConfig, ExportPass
 from .fold import FoldConfig, FoldPass
 from .prune import PruneConfig, PrunePass
 from .quantize import Mode, QuantizeConfig, QuantizePass
+from .share import ShareConfig, SharePass
 from .training import DistillConfig, DistillPass, FinetuneConfig, FinetunePass
 from .transposed import LowerConfig, LowerPass
 
@@ -29,6 +30,7 @@ __all__ = [
     "Pass",
     "PruneConfig",
     "QuantizeConfig",
+    "ShareConfig",
 ]
 
 PASSES: Mapping[str, Any] = {
@@ -43,5 +45,6 @@ PASSES: Mapping[str, Any] = {
         LowerPass(),
         PrunePass(),
         QuantizePass(),
+        SharePass(),
     )
 }

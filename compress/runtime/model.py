@@ -10,6 +10,7 @@ import onnxruntime
 from numpy.typing import NDArray
 
 from aigc_compress.errors import FeedError, InputFileError
+from aigc_compress.packed import is_packed, unpacked
 
 __all__ = ["Model", "load"]
 
@@ -46,24 +47,23 @@ class Model:
 
 
 def load(path: str | Path, *, threads: int = 1) -> Model:
-    """Load an `.onnx` file on the CPU.
+    """Load an `.onnx` file, or a packed `.onnx.xz`, on the CPU.
 
     Args:
         path: the file.
         threads: intra-op threads.
 
     Raises:
-        InputFileError: the file is missing, or ONNX Runtime does not load it.
+        InputFileError: the file is missing or damaged, or ONNX Runtime does not load it.
     """
     if not Path(path).is_file():
         raise InputFileError(f"There is no file {path}.")
+    model = unpacked(Path(path)) if is_packed(path) else str(path)
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     options.log_severity_level = 4
     try:
-        session = onnxruntime.InferenceSession(
-            str(path), options, providers=["CPUExecutionProvider"]
-        )
+        session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
     except Exception as error:  # as above
         raise InputFileError(f"{path} does not load: {error}") from error
     return Model(session)
