@@ -49,7 +49,7 @@ __all__ = ["SEARCH", "RunOptions", "RunResult", "SearchConfig", "StepReport", "r
 
 SEARCH = "search"
 CALIBRATION_SAMPLES = 512
-TORCH_PASSES = {"autotune", "distill", "export", "finetune", "prune"}
+TORCH_PASSES = {"autotune", "distill", "export", "finetune", "prune", "sparsify"}
 
 
 class SearchConfig(BaseModel):

@@ -13,6 +13,7 @@ from .fold import FoldConfig, FoldPass
 from .prune import PruneConfig, PrunePass
 from .quantize import Mode, QuantizeConfig, QuantizePass
 from .share import ShareConfig, SharePass
+from .sparsify import SparsifyConfig, SparsifyPass
 from .training import DistillConfig, DistillPass, FinetuneConfig, FinetunePass
 from .transposed import LowerConfig, LowerPass
 
@@ -31,6 +32,7 @@ __all__ = [
     "PruneConfig",
     "QuantizeConfig",
     "ShareConfig",
+    "SparsifyConfig",
 ]
 
 PASSES: Mapping[str, Any] = {
@@ -46,5 +48,6 @@ PASSES: Mapping[str, Any] = {
         PrunePass(),
         QuantizePass(),
         SharePass(),
+        SparsifyPass(),
     )
 }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import fnmatch
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping
@@ -11,7 +12,7 @@ from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
@@ -49,6 +50,18 @@ class TrainingConfig(BaseModel):
         default=False,
         description="round as INT8 would while training (not LSTM and GRU)",
     )
+    freeze: tuple[str, ...] = Field(
+        default=(), description="parameters that stand still, by name; * stands for anything"
+    )
+    freeze_steps: int | None = Field(
+        default=None, ge=1, description="steps until they move again; none: they never do"
+    )
+
+    @model_validator(mode="after")
+    def _check_freeze(self) -> TrainingConfig:
+        if self.freeze_steps is not None and not self.freeze:
+            raise ValueError("freeze_steps has no effect without freeze")
+        return self
 
 
 class Trainer(ABC):
@@ -81,6 +94,7 @@ class Trainer(ABC):
         self.start = start
         self.teacher: Any = None if teacher is None else frozen(teacher.payload, device)
         self.modules: dict[str, nn.Module] = {}
+        self._begun: nn.Module | None = None
         self.optimizers: dict[str, Optimizer] = {}
 
     @abstractmethod
@@ -117,7 +131,27 @@ class Trainer(ABC):
         bits = machine_scheme().weight_bits
         if self.config.qat and not add_fake_quant(module, weight_bits=bits):
             raise UsageError("qat: the model has no convolution or linear layer to round.")
+        for pattern in self.config.freeze:
+            if not fnmatch.filter(dict(module.named_parameters()), pattern):
+                raise UsageError(f"freeze: the model has no parameter like {pattern}.")
+        if self.start is not None and any(s.name == "sparsify" for s in self.start.history):
+            _keep_zeros(module)
+        self._begun = module
         return module
+
+    def hold(self, index: int) -> None:
+        """Before a step: let what is frozen stand still, batch statistics included, or go on."""
+        config, module = self.config, self._begun
+        if not config.freeze or module is None:
+            return
+        is_held = config.freeze_steps is None or index < config.freeze_steps
+        for name, parameter in module.named_parameters():
+            if any(fnmatch.fnmatch(name, pattern) for pattern in config.freeze):
+                parameter.requires_grad_(not is_held)
+        for part in module.modules():
+            own = [*part.parameters(recurse=False)]
+            if own:
+                part.train(any(each.requires_grad for each in own))
 
     def adapted(self, student: Any, distill: Distillation) -> list[nn.Parameter]:
         """Add what maps a student's features to its teacher's width, if they are to match.
@@ -196,6 +230,14 @@ class Trainer(ABC):
         if self.config.precision != "auto":
             return self.config.precision == "bf16"
         return self.device.type == "cuda" or has_fast_bf16()
+
+
+def _keep_zeros(module: nn.Module) -> None:
+    """Let weights that pruning set to zero stay zero: no gradient ever moves them."""
+    for parameter in module.parameters():
+        if parameter.ndim > 1 and bool((parameter == 0).any()):
+            kept = (parameter != 0).to(parameter.dtype)
+            parameter.register_hook(lambda gradient, kept=kept: gradient * kept)
 
 
 @contextmanager

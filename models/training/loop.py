@@ -71,6 +71,7 @@ def run_training(
     with _stop_requested() as is_stopping:
         for index in range(start, total):
             with seeded(trainer.config.seed, index + 1):
+                trainer.hold(index)
                 losses = trainer.step(index)
             done = index + 1
             now = time.monotonic()
