@@ -5,14 +5,21 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from .api import export
+    from aigc_compress.models.training.coach import TaskCoach
+
+    from .api import export, prune
     from .artifact import Artifact
     from .bench_result import BenchOptions
     from .benching import bench_models
     from .budget import Budget
+    from .choosing import compress
     from .errors import AigcCompressError
     from .loading import load_artifact
+    from .packing import pack
+    from .passes import PruneConfig
     from .quantizing import QuantizeOptions, quantize
+    from .recipe import Recipe, load_recipe
+    from .running import RunOptions, run
     from .workload import FeedOptions
 
 __version__ = "0.1.0"
@@ -23,11 +30,20 @@ _HOMES = {
     "BenchOptions": "bench_result",
     "Budget": "budget",
     "FeedOptions": "workload",
+    "PruneConfig": "passes",
     "QuantizeOptions": "quantizing",
+    "Recipe": "recipe",
+    "RunOptions": "running",
+    "TaskCoach": "models.training.coach",
     "bench_models": "benching",
+    "compress": "choosing",
     "export": "api",
     "load_artifact": "loading",
+    "load_recipe": "recipe",
+    "pack": "packing",
+    "prune": "api",
     "quantize": "quantizing",
+    "run": "running",
 }
 __all__ = [
     "AigcCompressError",
@@ -35,12 +51,21 @@ __all__ = [
     "BenchOptions",
     "Budget",
     "FeedOptions",
+    "PruneConfig",
     "QuantizeOptions",
+    "Recipe",
+    "RunOptions",
+    "TaskCoach",
     "__version__",
     "bench_models",
+    "compress",
     "export",
     "load_artifact",
+    "load_recipe",
+    "pack",
+    "prune",
     "quantize",
+    "run",
 ]
 
 

@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from aigc_compress.bench.meter import QuickMeter
+
 from .artifact import Artifact, save_onnx
 from .budget import Budget, Judgement, judge_quality
 from .checkpoint import save_torch
@@ -78,7 +80,14 @@ def prune(
     workload = make_workload(artifact, FeedOptions())
     assert isinstance(workload, TaskWorkload)
     feeds = tuple(workload.task.calibration(samples, seed=seed))
-    context = Context(workload.check_feeds(), feeds, seed=seed, coach=coach)
+    context = Context(
+        workload.check_feeds(),
+        feeds,
+        seed,
+        meter=QuickMeter(seed=seed),
+        coach=coach,
+        timing=workload.timing_feeds(batch=1, length=1, seed=seed),
+    )
     pruned = run_passes(artifact, [("prune", config)], context)
     save_torch(pruned, output)
     return pruned

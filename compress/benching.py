@@ -26,6 +26,7 @@ from .engines import check_feeds, get_engine
 from .errors import AigcCompressError, UsageError
 from .loading import load_artifact, resolve_source
 from .machine import describe_machine
+from .packed import is_packed
 from .quantizing import QuantizeOptions, quantize
 from .task import Feeds, OnStep
 from .workload import TaskWorkload, Workload, make_workload
@@ -122,7 +123,8 @@ def bench_models(
 
 def workspace_sources(folder: Path) -> list[Path]:
     """Return the models in a folder, by name: `.pt` and `.onnx` files."""
-    found = (p for p in folder.iterdir() if (p.suffix in (".pt", ".onnx") or is_packed(p)) and p.is_file())
+    files = (path for path in folder.iterdir() if path.is_file())
+    found = (path for path in files if path.suffix in (".pt", ".onnx") or is_packed(path))
     return sorted(path.relative_to(folder) for path in found)
 
 

@@ -154,7 +154,8 @@ def _within(result: RunResult) -> bool:
 
 def _excess(result: RunResult) -> float:
     judgement = result.bench.rows[-1].judgement
-    assert judgement is not None and judgement.baseline is not None
+    assert judgement is not None
+    assert judgement.baseline is not None
     return judgement.quality.drop_from(judgement.baseline) - judgement.allowed
 
 

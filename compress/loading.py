@@ -30,9 +30,10 @@ def resolve_source(source: str | Path) -> Path:
 
 
 def load_artifact(source: str | Path) -> Artifact:
-    """Load a reference by name, one of our `.pt` files, any `.onnx` or `.onnx.xz` file, or a user's own module.
+    """Load a shipped model by name, a `.pt` of ours, any `.onnx` or `.onnx.xz`, or a user's own.
 
-    The latter is named as `package.module:factory`, and the factory is called without arguments.
+    A user's own module is named as `package.module:factory`; the factory is called without
+    arguments.
 
     Raises:
         UsageError: a user's own module cannot be imported.
@@ -51,7 +52,9 @@ def load_artifact(source: str | Path) -> Artifact:
         raise InputFileError(
             f"There is no file {path}, and no shipped model of that name ({', '.join(SHIPPED)})."
         )
-    raise InputFileError(f"{path} is neither .pt nor .onnx (nor .onnx.xz). Export your model to ONNX first.")
+    raise InputFileError(
+        f"{path} is neither .pt nor .onnx (nor .onnx.xz). Export your model to ONNX first."
+    )
 
 
 def _own(name: str) -> Artifact:

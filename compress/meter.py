@@ -54,6 +54,10 @@ class Meter(Protocol):
         """Return the speed-up of every candidate over the baseline, on one set of feeds."""
         ...
 
+    def milliseconds(self, artifact: Artifact, feeds: Feeds) -> float:
+        """Return the median time of a call."""
+        ...
+
     def profile(self, artifact: Artifact, feeds: Feeds) -> Mapping[str, NodeTime]:
         """Return the times of nodes by the name of their first output, those of a session."""
         ...

@@ -21,6 +21,7 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from aigc_compress.bench.counting import count_costs, total_cost
 from aigc_compress.bench.latency import Contestant, LatencyPlan, run_contest
+from aigc_compress.bench.meter import QuickMeter
 from aigc_compress.bench.statistics import RatioInterval
 from aigc_compress.models.own import allow
 
@@ -279,6 +280,8 @@ class _Run:
             coach=self._coach,
             source=self._source,
             folder=stem.with_name(f"{stem.name}-{key[:8]}"),
+            meter=QuickMeter(threads=self._options.plan.threads, seed=seed),
+            timing=workload.timing_feeds(batch=1, length=1, seed=seed),
         )
         return run_passes(before, [(name, config)], context)
 

@@ -45,7 +45,8 @@ def test_fewer_values_are_tried_until_the_budget_holds(graph, tmp_path):
     path = tmp_path / ("g" + SUFFIX)
     result = pack(graph, path, values=(2, 4, 64))
     assert (result.values, result.refused) == (64, (2, 4))
-    assert result.judgement.within and result.size_bytes < result.lossless / 3
+    assert result.judgement.within
+    assert result.size_bytes < result.lossless / 3
     (weight,) = read_onnx(path).payload.graph.initializer
     assert len(np.unique(onnx.numpy_helper.to_array(weight))) <= 64
     other = tmp_path / ("h" + SUFFIX)
@@ -65,7 +66,8 @@ def test_shared_values_are_few_and_near(numbers, values, dtype):
     limits = (-128, 127) if dtype == "int8" else (0, 255) if dtype == "uint8" else (-1e3, 1e3)
     weights = np.clip(np.array(numbers), *limits).astype(dtype)
     fewer = shared(weights, values)
-    assert fewer.dtype == weights.dtype and fewer.shape == weights.shape
+    assert fewer.dtype == weights.dtype
+    assert fewer.shape == weights.shape
     assert len(np.unique(fewer)) <= values
     spread = float(weights.max()) - float(weights.min())
     steps = spread / (values - 1) if values > 1 else spread
@@ -93,7 +95,8 @@ def test_damaged_files_are_refused_in_one_line(graph, tmp_path, harm):
 
 def test_the_verb_tells_sizes(run_cli, graph, tmp_path):
     done = run_cli("pack", str(graph), "--values", "64", "-o", str(tmp_path / "g.onnx.xz"))
-    assert done.code == 0 and "every bit kept" in done.stdout, done.stderr
+    assert done.code == 0, done.stderr
+    assert "every bit kept" in done.stdout
     for wrong in ("1", "300", "few"):
         assert run_cli("pack", str(graph), "--values", wrong).code == 2
     assert run_cli("pack", str(graph), "--max-drop", "1%").code == 2

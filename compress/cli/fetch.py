@@ -15,9 +15,12 @@ __all__ = ["fetch"]
 
 
 def fetch(
-    name: Annotated[str, typer.Argument(help="gan, cnn, rnn or rnn-gru; or gan-edge, cnn-edge, rnn-edge")],
+    name: Annotated[
+        str, typer.Argument(help="gan, cnn, rnn or rnn-gru; or gan-edge, cnn-edge, rnn-edge")
+    ],
     output: Annotated[
-        Path | None, typer.Option("-o", "--output", help="file to write [NAME.pt, or NAME.onnx of an edge model]")
+        Path | None,
+        typer.Option("-o", "--output", help="file to write [NAME.pt, NAME-edge.onnx]"),
     ] = None,
     force: Annotated[bool, typer.Option(help="overwrite another file of that name")] = False,
 ) -> None:

@@ -29,6 +29,10 @@ def prune(
     target_size: Annotated[
         float | None, typer.Option(help="bytes of float32 weights left; up to 1: share of them")
     ] = None,
+    target_ms: Annotated[
+        float | None,
+        typer.Option(help="milliseconds of a call in FP32 on this machine, timed while pruning"),
+    ] = None,
     importance: Annotated[
         str, typer.Option(help="output, taylor, magnitude, bn-scale or activation")
     ] = "output",
@@ -51,6 +55,8 @@ def prune(
     Examples:
         aigc-compress prune gan.pt --target-macs 0.3 -o gan.pruned.pt
 
+        aigc-compress prune cnn --target-ms 0.8
+
         aigc-compress prune rnn --ratio 0.5 --importance magnitude
     """
     from pydantic import ValidationError
@@ -64,6 +70,7 @@ def prune(
         "ratio": ratio,
         "target_macs": target_macs,
         "target_size": target_size,
+        "target_ms": target_ms,
         "importance": importance,
         "scope": scope,
         "multiple": multiple,
@@ -88,6 +95,9 @@ def prune(
             ("parameters", numbers["parameters"]),
         )
     ]
+    if "milliseconds" in numbers:
+        before, after = numbers["milliseconds"]
+        totals.append(["ms in FP32", f"{before:.3f}", f"{after:.3f}", f"{before / after:.2f}x"])
     show_table(str(target), ["", "before", "after", "fewer"], totals)
     for name, reason in numbers["kept"].items():
         say(f"{name} stays whole: {reason}.")

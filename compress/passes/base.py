@@ -39,6 +39,7 @@ class Context:
         coach: what trains models and knows their loss; None: nothing does.
         source: the model that the line began with, the teacher of later ones.
         folder: where a training keeps its checkpoints.
+        timing: the feeds of a call whose time counts; None: the smallest of the check feeds.
     """
 
     check_feeds: tuple[Feeds, ...]
@@ -51,6 +52,7 @@ class Context:
     coach: Coach | None = None
     source: Artifact | None = None
     folder: Path | None = None
+    timing: Feeds | None = None
 
 
 class Pass(Protocol):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -15,6 +15,7 @@ from aigc_compress.errors import PassError, UsageError
 from aigc_compress.task import Feeds
 
 from .base import Context
+from .export import ExportConfig, ExportPass
 
 # What needs torch is imported where it is used: ONNX graphs are quantized without it.
 if TYPE_CHECKING:
@@ -40,6 +41,11 @@ class PruneConfig(BaseModel):
     target_size: float | None = Field(
         default=None, gt=0, description="bytes of float32 parameters left; up to 1: share of them"
     )
+    target_ms: float | None = Field(
+        default=None,
+        gt=0,
+        description="milliseconds of a call in ONNX Runtime in FP32, timed on this machine",
+    )
     importance: Importance = Field(default="output", description="how units are ranked")
     scope: Literal["global", "layer"] = Field(
         default="global", description="rank all units together, or prune every layer alike"
@@ -50,9 +56,9 @@ class PruneConfig(BaseModel):
 
     @model_validator(mode="after")
     def _check_target(self) -> PruneConfig:
-        given = [self.ratio, self.target_macs, self.target_size]
+        given = [self.ratio, self.target_macs, self.target_size, self.target_ms]
         if sum(each is not None for each in given) != 1:
-            raise ValueError("give exactly one of ratio, target_macs and target_size")
+            raise ValueError("give exactly one of ratio, target_macs, target_size and target_ms")
         return self
 
 
@@ -77,7 +83,7 @@ class PrunePass:
         Raises:
             PassError: nothing can be pruned, or the target is out of reach.
         """
-        from .pruning import Plan, changed_sizes, choose, importances
+        from .pruning import Plan, changed_sizes, importances
 
         prunable = find_prunable(artifact.payload, context.check_feeds, keep=config.keep)
         if not prunable.families:
@@ -92,23 +98,13 @@ class PrunePass:
             seed=context.seed,
         )
         start = Plan(prunable)
-        is_met = _target(config, start, prunable)
-        plan = choose(
-            prunable,
-            scores,
-            is_met,
-            multiple=config.multiple,
-            least=config.least,
-            evenly=config.scope == "layer",
-        )
-        if not is_met(plan):
-            raise PassError(
-                f"The target is out of reach: with {config.least} units left in every layer,"
-                f" {plan.cost.macs:,} of {start.cost.macs:,} multiplications and"
-                f" {plan.cost.parameters:,} of {start.cost.parameters:,} parameters remain."
-            )
+        if config.target_ms is None:
+            plan, times = _planned(config, start, prunable, scores), {}
+        else:
+            plan, times = _timed(config, artifact, prunable, scores, context)
         smaller = prunable.without(plan.removed).eval()
         numbers = {
+            **times,
             "macs": [start.cost.macs, plan.cost.macs],
             "parameters": [start.cost.parameters, plan.cost.parameters],
             "widths": _widths(prunable, plan),
@@ -163,6 +159,70 @@ def tensors(module: Any, feeds: Feeds) -> list[Tensor]:
     import torch
 
     return [torch.from_numpy(np.asarray(feeds[name])) for name in module.input_names]
+
+
+def _planned(
+    config: PruneConfig, start: Plan, prunable: Prunable, scores: Mapping[int, float]
+) -> Plan:
+    """Return the plan that meets a target that can be counted; raises PassError."""
+    is_met = _target(config, start, prunable)
+    plan = _chosen(config, prunable, scores, is_met)
+    if not is_met(plan):
+        raise PassError(
+            f"The target is out of reach: with {config.least} units left in every layer,"
+            f" {plan.cost.macs:,} of {start.cost.macs:,} multiplications and"
+            f" {plan.cost.parameters:,} of {start.cost.parameters:,} parameters remain."
+        )
+    return plan
+
+
+def _timed(
+    config: PruneConfig,
+    artifact: Artifact,
+    prunable: Prunable,
+    scores: Mapping[int, float],
+    context: Context,
+) -> tuple[Plan, dict[str, Any]]:
+    """Return the plan that is fast enough, and its milliseconds before and after."""
+    from .pruning import Plan, choose_by_time
+
+    meter = context.meter
+    if meter is None:
+        raise PassError("target_ms needs something that tells the time: use `prune` or `run`.")
+    feeds = context.timing or min(context.check_feeds, key=lambda each: sum(map(np.size, each)))
+    whole = Plan(prunable).cost.macs
+
+    def at_share(share: float) -> Plan:
+        macs = share * whole
+        return _chosen(config, prunable, scores, lambda plan: plan.cost.macs <= macs)
+
+    def ms_of(plan: Plan) -> float:
+        smaller = prunable.without(plan.removed).eval()
+        alone = replace(context, check_feeds=(feeds,))
+        graph = ExportPass().run(replace(artifact, payload=smaller), ExportConfig(), alone)
+        return meter.milliseconds(graph, feeds)
+
+    assert config.target_ms is not None
+    plan, after, before = choose_by_time(at_share, ms_of, config.target_ms)
+    return plan, {"milliseconds": [before, after]}
+
+
+def _chosen(
+    config: PruneConfig,
+    prunable: Prunable,
+    scores: Mapping[int, float],
+    is_met: Callable[[Plan], bool],
+) -> Plan:
+    from .pruning import choose
+
+    return choose(
+        prunable,
+        scores,
+        is_met,
+        multiple=config.multiple,
+        least=config.least,
+        evenly=config.scope == "layer",
+    )
 
 
 def _target(config: PruneConfig, start: Plan, prunable: Prunable) -> Callable[[Plan], bool]:

@@ -1,9 +1,9 @@
 """Let the weights of a layer share a few values, so that a file packs smaller.
 
-Trained quantization of Deep Compression (Han et al. 2016, section 3) without its retraining: k-means
-over the weights of each tensor, centroids begun at equal distances over the weights' range, which
-keeps the few large ones. Weights that are integers stay integers. The graph is as fast as before:
-what shrinks is the packed file (`aigc_compress.packed`).
+Trained quantization of Deep Compression (Han et al. 2016, section 3) without its retraining:
+k-means over the weights of each tensor, centroids begun at equal distances over the weights' range,
+which keeps the few large ones. Weights that are integers stay integers. The graph is as fast as
+before: what shrinks is the packed file (`aigc_compress.packed`).
 """
 
 from __future__ import annotations

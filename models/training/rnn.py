@@ -42,6 +42,17 @@ class RnnShape(BaseModel):
     embedding: int = Field(default=128, ge=1, description="length of a character's embedding")
 
 
+class RnnDistillation(Distillation):
+    """How a language model follows its teacher."""
+
+    written: float = Field(
+        default=0.0,
+        ge=0,
+        le=20,
+        description="text that the teacher writes to learn from, as a share of the real one",
+    )
+
+
 class RnnTraining(TrainingConfig):
     """Settings of the RNN's training."""
 
@@ -60,7 +71,7 @@ class RnnTraining(TrainingConfig):
     validation_samples: int = Field(
         default=50_000, ge=100, description="characters of each validation"
     )
-    distill: Distillation = Distillation(temperature=1.0, weight=0.7)
+    distill: RnnDistillation = RnnDistillation(temperature=1.0, weight=0.7)
 
 
 class RnnTrainer(Trainer):
@@ -96,8 +107,14 @@ class RnnTrainer(Trainer):
         if self.teacher is not None:
             hints = config.distill.features > 0
             self.reader = Reader(
-                self.teacher, self.streams, piece=config.window, keeps_features=hints
+                self.teacher,
+                self.streams,
+                piece=config.window,
+                written=int(config.distill.written * self.streams.shape[1]),
+                keeps_features=hints,
+                seed=config.seed,
             )
+            self.streams = self.reader.streams
             trained += self.adapted(self.network, config.distill)
         self.optimizer = torch.optim.Adam(trained, lr=config.learning_rate)
         self.optimizers = {"network": self.optimizer}
@@ -105,7 +122,11 @@ class RnnTrainer(Trainer):
     def step(self, index: int) -> Mapping[str, Tensor]:
         """Read the next window of every stream; the state of the last window is kept."""
         config = self.config
-        window, start = self._window(index)
+        start = self._start(index)
+        stop = start + config.window
+        if self.teacher is not None:
+            soft, wanted = self.reader.after(start, stop, self.mixed_precision())
+        window = self.streams[:, start : stop + 1].to(self.device)
         if index % self._per_epoch == 0:
             self.hidden = self.network.initial_state(config.batch_size)
         factor = one_cycle(index, config.steps, warm_up=0.1)
@@ -116,7 +137,6 @@ class RnnTrainer(Trainer):
         loss = F.cross_entropy(logits.flatten(0, 1), window[:, 1:].flatten())
         told = loss.detach() / math.log(2)
         if self.teacher is not None:
-            soft, wanted = self.reader.after(start, start + config.window, self.mixed_precision())
             loss = self.distilled(loss, logits, soft, features.float(), wanted)
         self.hidden = tuple(each.detach().float() for each in state)
         self.optimizer.zero_grad()
@@ -128,7 +148,8 @@ class RnnTrainer(Trainer):
 
     def loss_of(self, module: Any, index: int) -> Tensor:
         """Return the cross entropy of a module on a window of the text, from a zero state."""
-        window, _ = self._window(index)
+        start = self._start(index)
+        window = self.streams[:, start : start + self.config.window + 1].to(self.device)
         logits, *_ = module(window[:, :-1], *module.initial_state(len(window)))
         return F.cross_entropy(logits.flatten(0, 1), window[:, 1:].flatten())
 
@@ -157,15 +178,14 @@ class RnnTrainer(Trainer):
         super().load_state(state)
         self.hidden = tuple(each.to(self.device) for each in state["hidden"])
 
-    def _window(self, index: int) -> tuple[Tensor, int]:
-        """Return tokens (streams, window + 1), and the place in the streams where they start.
+    def _start(self, index: int) -> int:
+        """Return the place in the streams where the window of a step begins.
 
         Every epoch cuts the streams at another offset, so windows differ between epochs.
         """
         width = self.config.window
         epoch, position = divmod(index, self._per_epoch)
-        start = (epoch * 37) % width + position * width
-        return self.streams[:, start : start + width + 1].to(self.device), start
+        return (epoch * 37) % width + position * width
 
     @property
     def _per_epoch(self) -> int:

@@ -1,4 +1,4 @@
-"""Zeros in single weights: where they may be, that trainings keep them, and what is told of them."""
+"""Zeros in single weights: where they may be, that trainings keep them, what is told of them."""
 
 import numpy as np
 import pytest
@@ -71,9 +71,7 @@ def test_training_goes_on_and_zeros_stay():
     for index in range(4):
         with seeded(0, index + 1):
             trainer.step(index)
-    before, after = (
-        dict(each.named_parameters()) for each in (pruned.payload, trainer.average)
-    )
+    before, after = (dict(each.named_parameters()) for each in (pruned.payload, trainer.average))
     for name in pruned.history[-1].numbers["zeros"]:
         assert torch.equal(before[name] == 0, after[name] == 0), name
         assert not torch.equal(before[name], after[name])

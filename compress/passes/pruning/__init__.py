@@ -3,6 +3,7 @@
 from .importance import Loss, importances
 from .plan import Cost, Plan, choose
 from .sizes import changed_sizes, fit_sizes
+from .timed import choose_by_time
 from .tracing import Family
 from .trials import Prunable, find_units
 
@@ -14,6 +15,7 @@ __all__ = [
     "Prunable",
     "changed_sizes",
     "choose",
+    "choose_by_time",
     "find_units",
     "fit_sizes",
     "importances",
