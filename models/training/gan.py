@@ -12,7 +12,8 @@ Compression, equations 1 to 4), with D_k the discriminator's k-th layer:
         + features * mean_k ( mean |D_k(G(z)) - D_k(G_t(z))| / mean |D_k(G_t(z))| )
 
 Its discriminator begins as the teacher's. It rests while its logits tell real from drawn images by
-more than `balance`, since a small generator cannot keep up with it.
+more than `balance`, since a small generator cannot keep up with it. With `adversarial` and
+`features` at 0 nobody judges: the student imitates, in a fifth of the time, which is how it begins.
 """
 
 from __future__ import annotations
@@ -128,6 +129,10 @@ class GanTrainer(Trainer):
     def step(self, index: int) -> Mapping[str, Tensor]:
         """Make one step of the discriminator, then one of the generator, on the same latents."""
         self._set_rates(index)
+        if self._imitates_alone:
+            losses = self._imitate()
+            average_into(self.average, self.generator, decay=self.config.ema_decay, index=index)
+            return losses
         real = self._real(index)
         latents = torch.randn(len(real), self.config.model.latent).to(self.device)
         with self.mixed_precision():
@@ -150,6 +155,23 @@ class GanTrainer(Trainer):
             "drawn_logit": on_drawn.detach().mean(),
             **distances,
         }
+
+    @property
+    def _imitates_alone(self) -> bool:
+        """Whether nobody judges: then neither discriminator nor real images are needed."""
+        distill = self.config.distill
+        return self.teacher is not None and not distill.adversarial and not distill.features
+
+    def _imitate(self) -> Mapping[str, Tensor]:
+        """Make one step towards the teacher's images alone."""
+        latents = torch.randn(self.config.batch_size, self.config.model.latent).to(self.device)
+        with self.mixed_precision():
+            with torch.no_grad():
+                wanted = self.teacher(latents)
+            drawn = self.generator(latents)
+        pixels = F.l1_loss(drawn.float(), wanted.float())
+        self._descend("generator", self.config.distill.pixels * pixels)
+        return {"pixels": pixels.detach()}
 
     def _generator_loss(
         self, latents: Tensor, drawn: Tensor

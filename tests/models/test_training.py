@@ -1,3 +1,4 @@
+import contextlib
 import json
 import signal
 import subprocess
@@ -18,6 +19,7 @@ from aigc_compress.models.training.base import average_into, one_cycle, seeded
 from aigc_compress.models.training.cnn import CnnTrainer, CnnTraining
 from aigc_compress.models.training.gan import GanTrainer, GanTraining
 from aigc_compress.models.training.loop import RunOptions
+from aigc_compress.models.training.reading import Reader
 from aigc_compress.models.training.rnn import RnnTrainer, RnnTraining
 
 CPU = torch.device("cpu")
@@ -280,3 +282,127 @@ def test_distill_without_a_teacher_is_refused(tmp_path):
     config = RnnTraining.model_validate({"distill": {"weight": 0.5}})
     with pytest.raises(UsageError, match="no effect without a teacher"):
         train_reference("rnn", config, RunOptions(tmp_path / "run"), on_progress=lambda _: None)
+
+
+def frozen_trainer(**settings):
+    config = CnnTraining.model_validate(
+        {
+            "model": {"widths": (4,), "blocks": (1,)},
+            "batch_size": 8,
+            "precision": "fp32",
+            "learning_rate": 0.1,
+            **settings,
+        }
+    )
+    return CnnTrainer(config, device=CPU, images=data.calibration_images())
+
+
+def test_what_is_frozen_stands_still_for_its_steps_and_then_moves():
+    trainer = frozen_trainer(freeze=["stem.*"], freeze_steps=3)
+    before = {name: value.clone() for name, value in trainer.network.state_dict().items()}
+
+    def moved(first, last):
+        for index in range(first, last):
+            trainer.hold(index)
+            run(trainer, index, index + 1)
+        now = trainer.network.state_dict()
+        return {name.split(".")[0] for name in now if not torch.equal(now[name], before[name])}
+
+    assert moved(0, 3) == {"stages", "head"}  # nor do batch statistics of the stem move
+    assert moved(3, 4) == {"stem", "stages", "head"}
+
+
+def test_settings_of_freezing_without_effect_are_refused():
+    with pytest.raises(UsageError, match="no parameter like trunk"):
+        frozen_trainer(freeze=["trunk.*"])
+    with pytest.raises(ValueError, match="no effect without freeze"):
+        frozen_trainer(freeze_steps=3)
+
+
+def reader(teacher, streams, **more):
+    return Reader(teacher, streams, piece=8, **more)
+
+
+@pytest.mark.parametrize("keeps_features", [False, True])
+def test_a_reader_tells_what_its_teacher_says_wherever_it_is_asked(keeps_features):
+    torch.manual_seed(1)
+    teacher = trainers()["rnn"]().network.eval()
+    streams = torch.randint(0, 40, (4, 61))
+    wanted, *_ = teacher(streams, *teacher.initial_state(4))
+    asked = reader(teacher, streams, keeps_features=keeps_features)
+    for start, stop in ((0, 5), (13, 29), (3, 11), (40, 60)):
+        logits, features = asked.after(start, stop, contextlib.nullcontext())
+        torch.testing.assert_close(logits, wanted[:, start:stop].detach(), atol=2e-3, rtol=2e-3)
+        assert (features is not None) == keeps_features
+    assert torch.equal(asked.streams, streams)
+
+
+def test_a_teacher_writes_on_by_its_own_chances_and_by_the_seed():
+    torch.manual_seed(1)
+    teacher = trainers()["rnn"]().network.eval()
+    torch.nn.init.normal_(teacher.head.weight, std=5.0)  # so that its chances are uneven
+    streams = torch.randint(0, 40, (64, 20))
+
+    def written(seed):
+        made = reader(teacher, streams, written=100, seed=seed)
+        logits, _ = made.after(0, 119, contextlib.nullcontext())
+        return made.streams, logits
+
+    (first, logits), (again, _), (other, _) = written(0), written(0), written(1)
+    assert torch.equal(first, again)
+    assert torch.equal(first[:, :20], streams)
+    assert not torch.equal(first, other)
+    wanted, *_ = teacher(first[:, :-1], *teacher.initial_state(64))
+    torch.testing.assert_close(logits, wanted.detach(), atol=2e-2, rtol=2e-3)
+    # What was drawn is as likely as what is drawn from the same chances on average.
+    log_chances = wanted[:, 19:].log_softmax(-1)
+    told = log_chances.gather(-1, first[:, 20:, None]).mean()
+    mean = (log_chances.exp() * log_chances).sum(-1).mean()
+    assert abs(float(told - mean)) < 0.05
+    assert float(mean) > -3  # far from even chances over all letters
+
+
+def test_a_student_of_written_text_goes_on_with_the_same_numbers(tmp_path):
+    teacher = kept(trainers()["rnn"]().checkpoint(), tmp_path)
+    config = RnnTraining.model_validate(
+        {
+            "model": {"hidden": 8, "layers": 1},
+            "batch_size": 512,
+            "window": 64,
+            "precision": "fp32",
+            "distill": {"written": 0.05},
+        }
+    )
+
+    def make():
+        return RnnTrainer(config, device=CPU, teacher=teacher)
+
+    unbroken = make()
+    steps = unbroken._per_epoch
+    run(unbroken, steps - 4, steps - 2)
+    copied = torch.load(saved(unbroken.state()), weights_only=True)
+    wanted = run(unbroken, steps - 2, steps + 1)
+    resumed = make()
+    resumed.load_state(copied)
+    assert run(resumed, steps - 2, steps + 1) == wanted
+
+
+def test_a_generator_that_imitates_alone_leaves_the_discriminator_be(tmp_path):
+    teacher = kept(trainers()["gan"]().checkpoint(), tmp_path)
+    config = GanTraining.model_validate(
+        {
+            "model": {"latent": 4, "widths": (4, 4, 4)},
+            "discriminator": {"widths": (4, 4, 4)},
+            "batch_size": 8,
+            "precision": "fp32",
+            "generator_rate": 0.01,
+            "distill": {"adversarial": 0, "features": 0},
+        }
+    )
+    student = GanTrainer(config, device=CPU, images=data.calibration_images(), teacher=teacher)
+    before = {n: v.clone() for n, v in student.discriminator.state_dict().items()}
+    losses = run(student, 0, 30)
+    assert set(losses[0]) == {"pixels"}
+    assert losses[-1]["pixels"] < losses[0]["pixels"]
+    after = student.discriminator.state_dict()
+    assert all(torch.equal(after[name], value) for name, value in before.items())

@@ -1,4 +1,5 @@
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -9,6 +10,7 @@ from torch import nn
 from aigc_compress.api import to_onnx
 from aigc_compress.artifact import Artifact, ModelSpec
 from aigc_compress.bench.counting import count_costs, total_cost
+from aigc_compress.bench.meter import QuickMeter
 from aigc_compress.checkpoint import read_checkpoint, save_torch, write_checkpoint
 from aigc_compress.engines.ort import OrtSession
 from aigc_compress.engines.torch import TorchRunner
@@ -17,7 +19,7 @@ from aigc_compress.loading import load_artifact
 from aigc_compress.models.registry import KINDS
 from aigc_compress.passes import Context, PruneConfig
 from aigc_compress.passes.prune import PrunePass, find_prunable
-from aigc_compress.passes.pruning import Plan, choose, importances
+from aigc_compress.passes.pruning import Plan, choose, choose_by_time, importances
 from aigc_compress.workload import FeedOptions, make_workload
 
 SMALL = {
@@ -198,3 +200,38 @@ def test_sizes_of_a_hostile_file_are_refused(sizes, tmp_path):
     write_checkpoint(tmp_path / "bad.pt", checkpoint)
     with pytest.raises(InputFileError, match="does not hold a gan model"):
         load_artifact(tmp_path / "bad.pt")
+
+
+def test_a_latency_is_met_by_timing_what_is_left():
+    torch.manual_seed(0)
+    layers = [nn.Conv2d(3, 64, 3, 1, 1), nn.ReLU()]
+    for _ in range(3):
+        layers += [nn.Conv2d(64, 64, 3, 1, 1), nn.ReLU()]
+    net = nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(64, 10)).eval()
+    net.input_names, net.output_names = ("x",), ("y",)
+    feeds = {"x": np.random.default_rng(0).normal(size=(1, 3, 32, 32)).astype(np.float32)}
+    context = Context((feeds,), (feeds,), meter=QuickMeter(budget_seconds=1.0))
+    found = PrunePass().run(Artifact("torch", net), PruneConfig(target_ms=1e6), context)
+    whole, same = found.history[-1].numbers["milliseconds"]
+    assert whole == same
+    assert found.history[-1].numbers["macs"][0] == found.history[-1].numbers["macs"][1]
+    half = PruneConfig(target_ms=whole / 2)
+    made = PrunePass().run(Artifact("torch", net), half, context).history[-1].numbers
+    assert made["milliseconds"][1] <= whole / 2
+    assert 0.03 < made["macs"][1] / made["macs"][0] < 0.8
+    with pytest.raises(PassError, match="out of reach"):
+        PrunePass().run(Artifact("torch", net), PruneConfig(target_ms=1e-6), context)
+
+
+@pytest.mark.parametrize(("target", "share"), [(5.0, 0.5), (8.0, 0.8), (0.9, 0.09)])
+def test_bisection_keeps_as_much_as_the_time_allows(target, share):
+    plans = {}
+
+    def at_share(part):
+        macs = max(10, int(1000 * part))  # what a plan of real widths would round to
+        return plans.setdefault(macs, SimpleNamespace(cost=SimpleNamespace(macs=macs)))
+
+    plan, ms, whole = choose_by_time(at_share, lambda plan: plan.cost.macs / 100, target)
+    assert whole == 10.0
+    assert ms == plan.cost.macs / 100 <= target
+    assert plan.cost.macs == pytest.approx(1000 * share, abs=10)
