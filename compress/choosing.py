@@ -12,7 +12,7 @@ from .errors import UsageError
 from .loading import load_artifact
 from .recipe import Recipe, load_recipe, recipe_names
 from .running import RunOptions, RunResult, StepReport, run
-from .task import OnStep
+from .task import OnStage, OnStep
 
 __all__ = ["Choice", "choose_recipes", "compress"]
 
@@ -89,6 +89,7 @@ def compress(
     target_ms: float | None = None,
     on_choice: Callable[[str], None] | None = None,
     on_step: OnStep | None = None,
+    on_stage: OnStage | None = None,
     on_report: Callable[[StepReport], None] | None = None,
 ) -> Choice:
     """Run the recipes that fit a model until one result is within the budget and fast enough.
@@ -101,6 +102,7 @@ def compress(
         target_ms: milliseconds of a call at batch 1; None: as fast as it goes.
         on_choice: told once which recipes are tried, and why.
         on_step: called with (done, total) during long work.
+        on_stage: called before every step.
         on_report: called after every step.
 
     Returns:
@@ -120,7 +122,10 @@ def compress(
     for recipe in recipes:
         told = recipe if task is None else recipe.model_copy(update={"task": task})
         each = replace(options, folder=options.folder / recipe.name)
-        tried.append(run(told, source, each, coach, on_step=on_step, on_report=on_report))
+        result = run(
+            told, source, each, coach, on_step=on_step, on_stage=on_stage, on_report=on_report
+        )
+        tried.append(result)
         if _within(tried[-1]) and _fast_enough(tried[-1], target_ms):
             break
     return Choice(_best(tried), tuple(tried), target_ms, why)

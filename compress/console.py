@@ -20,9 +20,9 @@ from rich.progress import (
 from rich.table import Table
 from rich.text import Text
 
-from .task import OnStep
+from .task import OnStage, OnStep
 
-__all__ = ["progress", "say", "show", "show_json", "show_table", "to_json"]
+__all__ = ["progress", "say", "show", "show_json", "show_table", "staged_progress", "to_json"]
 
 WIDTH_OF_FILES = 150  # a table sent to a file or a pipe should not wrap
 
@@ -74,6 +74,26 @@ def show_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]
 @contextmanager
 def progress(description: str) -> Iterator[OnStep]:
     """Show a bar with time left on stderr; nothing where stderr is no terminal."""
+    with _bars() as bars:
+        task = bars.add_task(description, total=None)
+        yield lambda done, total: bars.update(task, completed=done, total=total or None)
+
+
+@contextmanager
+def staged_progress(description: str) -> Iterator[tuple[OnStep, OnStage]]:
+    """Show two bars: of the whole, and of the stage at hand; each with its time left."""
+    with _bars() as bars:
+        whole = bars.add_task(description, total=None)
+        part = bars.add_task("", total=None)
+
+        def on_stage(number: int, total: int, name: str) -> None:
+            bars.update(whole, completed=number - 1, total=total)
+            bars.reset(part, description=f"  {name}", total=None)
+
+        yield lambda done, total: bars.update(part, completed=done, total=total or None), on_stage
+
+
+def _bars() -> Progress:
     columns = (
         TextColumn("{task.description}"),
         BarColumn(),
@@ -81,6 +101,4 @@ def progress(description: str) -> Iterator[OnStep]:
         TimeElapsedColumn(),
         TimeRemainingColumn(),
     )
-    with Progress(*columns, console=talk, disable=not talk.is_terminal, transient=True) as bar:
-        task = bar.add_task(description, total=None)
-        yield lambda done, total: bar.update(task, completed=done, total=total or None)
+    return Progress(*columns, console=talk, disable=not talk.is_terminal, transient=True)

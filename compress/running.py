@@ -43,7 +43,7 @@ from .quantizing import QuantizeOptions, quantize
 from .recipe import Recipe
 from .schemes import SCHEMES
 from .storage import write_bytes
-from .task import Feeds, OnStep, Quality
+from .task import Feeds, OnStage, OnStep, Quality
 from .workload import FeedOptions, TaskWorkload, Workload, make_workload
 
 __all__ = ["SEARCH", "RunOptions", "RunResult", "SearchConfig", "StepReport", "run"]
@@ -149,6 +149,22 @@ class RunResult:
             "bench": self.bench.document(),
         }
 
+    def card(self) -> dict[str, Any]:
+        """Return what goes beside the file: the document without raw times and paths."""
+        row = self.bench.rows[-1]
+        steps = [{k: v for k, v in e.document().items() if k != "path"} for e in self.steps]
+        return {
+            "schema": "aigc-compress/card/1",
+            "recipe": self.recipe.model_dump(mode="json", by_alias=True),
+            "steps": steps,
+            "speedup": asdict(row.speedup),
+            "smaller": self.bench.rows[0].size_bytes / row.size_bytes,
+            "size_bytes": row.size_bytes,
+            "quality": None if row.judgement is None else row.judgement.document(),
+            "machine": dict(self.bench.machine),
+            "sha256": row.file.sha256,
+        }
+
 
 def run(
     recipe: Recipe,
@@ -157,6 +173,7 @@ def run(
     coach: Coach | None = None,
     *,
     on_step: OnStep | None = None,
+    on_stage: OnStage | None = None,
     on_report: Callable[[StepReport], None] | None = None,
 ) -> RunResult:
     """Run a recipe on a model of a task.
@@ -167,7 +184,10 @@ def run(
         options: see RunOptions.
         coach: what trains models, for passes that do.
         on_step: called with (done, total) during long work.
+        on_stage: called before every step and the last contest.
         on_report: called after every step.
+
+    The folder also gets `card.json`: settings, numbers of every step, machine and digest.
 
     Raises:
         UsageError: faults of the recipe, all of them, before any work; or of the source.
@@ -187,7 +207,7 @@ def run(
         if check is not None:
             check(artifact, config, context)
     options.folder.mkdir(parents=True, exist_ok=True)
-    return _Run(recipe, artifact, options, coach, on_step, on_report).through(steps)
+    return _Run(recipe, artifact, options, coach, on_step, on_stage, on_report).through(steps)
 
 
 def _check_order(steps: Sequence[tuple[str, BaseModel]], source: Artifact) -> None:
@@ -211,10 +231,12 @@ class _Run:
         options: RunOptions,
         coach: Coach | None,
         on_step: OnStep | None,
+        on_stage: OnStage | None,
         on_report: Callable[[StepReport], None] | None,
     ) -> None:
         self._recipe, self._source, self._options = recipe, source, options
         self._coach, self._on_step = coach, on_step or _quiet
+        self._on_stage = on_stage or (lambda _number, _total, _name: None)
         self._on_report = on_report
         self._graph_path = options.folder / "source.onnx"
         self._cache = Cache(options.folder)
@@ -226,12 +248,15 @@ class _Run:
         """Make every step, and bench the last one against the source."""
         options = self._options
         artifact, path = self._source, self._graph_path
+        stages = len(steps) + 2
+        self._on_stage(1, stages, "the model itself")
         graph = self._onnx(artifact)
         save_onnx(graph, path)
         self._source_digest = digest(graph)
         self._report("source", path, graph, was_kept=False)
         key = _key([self._source.source_sha256, options.seed, __version__])
         for number, (name, config) in enumerate(steps, start=1):
+            self._on_stage(number + 1, stages, name)
             key = _key([key, name, config.model_dump(mode="json")])
             stem = options.folder / f"{number:02d}-{name}"
             kept = _kept(stem, key)
@@ -246,6 +271,7 @@ class _Run:
                 path = path.with_suffix(".onnx")
                 save_onnx(graph, path)
             self._report(f"{number} {name}", path, graph, was_kept=kept is not None)
+        self._on_stage(stages, stages, "contest")
         bench = bench_models(
             [self._graph_path, path],
             BenchOptions(
@@ -253,7 +279,10 @@ class _Run:
             ),
             on_step=self._on_step,
         )
-        return RunResult(self._recipe, tuple(self._reports), path, bench)
+        result = RunResult(self._recipe, tuple(self._reports), path, bench)
+        card = json.dumps(result.card(), indent=2) + "\n"
+        write_bytes(options.folder / "card.json", card.encode())
+        return result
 
     def _made(
         self,

@@ -15,6 +15,7 @@ __all__ = [
     "Feeds",
     "Measure",
     "MeasureDocument",
+    "OnStage",
     "OnStep",
     "Quality",
     "Runner",
@@ -26,6 +27,7 @@ __all__ = [
 
 Feeds = Mapping[str, NDArray[Any]]
 OnStep = Callable[[int, int], None]
+OnStage = Callable[[int, int, str], None]  # its number, from 1 on, of how many, its name
 Split = Literal["validation", "test"]
 
 

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from aigc_compress.console import progress, say, show, show_json
+from aigc_compress.console import say, show, show_json, staged_progress
 
 from . import options as common
 from .run import say_news, say_report, show_run
@@ -72,7 +72,7 @@ def compress(
         common.latency_plan(threads, processes, seed),
     )
     coach = TaskCoach(device=device, images=data, on_progress=say_news) if training else None
-    with progress(f"compress {model}") as on_step:
+    with staged_progress(f"compress {model}") as (on_step, on_stage):
         choice = choose_and_run(
             model,
             options,
@@ -81,6 +81,7 @@ def compress(
             target_ms=target_ms,
             on_choice=lambda why: say(f"Recipes: {why}."),
             on_step=on_step,
+            on_stage=on_stage,
             on_report=say_report,
         )
     write_bytes(target, choice.result.output.read_bytes())

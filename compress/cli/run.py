@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from aigc_compress.console import progress, say, show, show_json, show_table
+from aigc_compress.console import say, show, show_json, show_table, staged_progress
 
 from . import options as common
 from .settings import pairs
@@ -73,9 +73,17 @@ def run(
         seed,
         common.latency_plan(threads, processes, seed),
     )
-    with progress(f"run {loaded.name}") as on_step:
+    with staged_progress(f"run {loaded.name}") as (on_step, on_stage):
         coach = TaskCoach(device=device, images=data, on_progress=say_news)
-        result = run_recipe(loaded, source, options, coach, on_step=on_step, on_report=say_report)
+        result = run_recipe(
+            loaded,
+            source,
+            options,
+            coach,
+            on_step=on_step,
+            on_stage=on_stage,
+            on_report=say_report,
+        )
     write_bytes(target, result.output.read_bytes())
     if json:
         show_json({**result.document(), "output": str(target)})
