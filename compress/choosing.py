@@ -6,12 +6,14 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from aigc_compress.models.own import allow
+
 from .artifact import Artifact
-from .coach import Coach, Lesson
+from .coach import Coach
 from .errors import UsageError
 from .loading import load_artifact
 from .recipe import Recipe, load_recipe, recipe_names
-from .running import RunOptions, RunResult, StepReport, run
+from .running import RunOptions, RunResult, StepReport, checked_steps, run
 from .task import OnStage, OnStep
 
 __all__ = ["Choice", "choose_recipes", "compress"]
@@ -54,7 +56,11 @@ class Choice:
 
 
 def choose_recipes(
-    artifact: Artifact, coach: Coach | None, *, target_ms: float | None = None
+    artifact: Artifact,
+    options: RunOptions,
+    coach: Coach | None,
+    *,
+    target_ms: float | None = None,
 ) -> tuple[list[Recipe], str]:
     """Return the recipes for a model, in the order in which they are tried, and why.
 
@@ -70,11 +76,11 @@ def choose_recipes(
             " Use `quantize` for it, or a recipe with a task of your own (examples/denoise.yaml)."
         )
     int8 = load_recipe(NO_TRAINING)
-    why_not = _why_no_training(artifact, coach)
-    if why_not:
-        return [int8], f"{int8.name} alone: {why_not}"
     name = f"{artifact.task}-edge"
     edge = load_recipe(name if name in recipe_names() else OWN_MODEL)
+    why_not = _why_not(edge, artifact, options, coach)
+    if why_not:
+        return [int8], f"{int8.name} alone, since {why_not}"
     if target_ms is None:
         return [edge, int8], f"{edge.name} first, since it goes furthest; {int8.name} if it fails"
     return [int8, edge], f"{int8.name} first, since it needs no training; {edge.name} if it fails"
@@ -114,8 +120,9 @@ def compress(
     """
     artifact = load_artifact(source)
     if task is not None:
+        allow(task)
         artifact = replace(artifact, task=task)
-    recipes, why = choose_recipes(artifact, coach, target_ms=target_ms)
+    recipes, why = choose_recipes(artifact, options, coach, target_ms=target_ms)
     if on_choice is not None:
         on_choice(why)
     tried: list[RunResult] = []
@@ -131,15 +138,18 @@ def compress(
     return Choice(_best(tried), tuple(tried), target_ms, why)
 
 
-def _why_no_training(artifact: Artifact, coach: Coach | None) -> str | None:
+def _why_not(
+    recipe: Recipe, artifact: Artifact, options: RunOptions, coach: Coach | None
+) -> str | None:
+    """Return why a recipe with training cannot be tried, without a full stop; None if it can."""
     if coach is None:
         return "training was ruled out"
     if artifact.stage != "torch":
         return "an ONNX graph cannot be trained"
     try:
-        coach.check(Lesson(artifact.task or "", artifact))
+        checked_steps(recipe, artifact, options, coach)
     except UsageError as error:
-        return str(error)
+        return str(error).rstrip(".")
     return None
 
 

@@ -46,7 +46,15 @@ from .storage import write_bytes
 from .task import Feeds, OnStage, OnStep, Quality
 from .workload import FeedOptions, TaskWorkload, Workload, make_workload
 
-__all__ = ["SEARCH", "RunOptions", "RunResult", "SearchConfig", "StepReport", "run"]
+__all__ = [
+    "SEARCH",
+    "RunOptions",
+    "RunResult",
+    "SearchConfig",
+    "StepReport",
+    "checked_steps",
+    "run",
+]
 
 SEARCH = "search"
 CALIBRATION_SAMPLES = 512
@@ -193,21 +201,34 @@ def run(
         UsageError: faults of the recipe, all of them, before any work; or of the source.
         StoppedError: interrupted; the same call goes on.
     """
-    steps = check_steps(recipe, {SEARCH: SearchConfig})
     artifact = load_artifact(source)
     if recipe.task is not None:
         allow(recipe.task)
         artifact = replace(artifact, task=recipe.task)
+    steps = checked_steps(recipe, artifact, options, coach)
+    options.folder.mkdir(parents=True, exist_ok=True)
+    return _Run(recipe, artifact, options, coach, on_step, on_stage, on_report).through(steps)
+
+
+def checked_steps(
+    recipe: Recipe, artifact: Artifact, options: RunOptions, coach: Coach | None
+) -> list[tuple[str, BaseModel]]:
+    """Return the steps of a recipe for a model, without any work.
+
+    Raises:
+        UsageError: faults of the recipe, all of them; a model without a task; steps in a wrong
+            order, or that this model cannot take.
+    """
+    steps = check_steps(recipe, {SEARCH: SearchConfig})
     if not isinstance(make_workload(artifact, FeedOptions()), TaskWorkload):
-        raise UsageError(f"{source} names no task, which a recipe needs for its quality.")
+        raise UsageError("The model names no task, which a recipe needs for its quality.")
     _check_order(steps, artifact)
     context = Context((), seed=options.seed, coach=coach, source=artifact, folder=options.folder)
     for name, config in steps:
         check = getattr(PASSES.get(name), "check", None)
         if check is not None:
             check(artifact, config, context)
-    options.folder.mkdir(parents=True, exist_ok=True)
-    return _Run(recipe, artifact, options, coach, on_step, on_stage, on_report).through(steps)
+    return steps
 
 
 def _check_order(steps: Sequence[tuple[str, BaseModel]], source: Artifact) -> None:

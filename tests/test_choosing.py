@@ -1,16 +1,18 @@
 """Which recipes `compress` tries, and which of their results it hands back."""
 
 from dataclasses import replace
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 
 from aigc_compress import choosing
-from aigc_compress.artifact import Artifact
+from aigc_compress.artifact import Artifact, ModelSpec
 from aigc_compress.budget import Budget, judge_quality
 from aigc_compress.choosing import choose_recipes, compress
 from aigc_compress.errors import UsageError
 from aigc_compress.loading import load_artifact
+from aigc_compress.models.registry import KINDS
 from aigc_compress.models.training.coach import TaskCoach
 from aigc_compress.running import RunOptions
 from aigc_compress.task import Quality
@@ -19,7 +21,7 @@ COACH = TaskCoach(device="cpu")
 
 
 def names(artifact, coach=COACH, **more):
-    recipes, why = choose_recipes(artifact, coach, **more)
+    recipes, why = choose_recipes(artifact, RunOptions(Path("unused")), coach, **more)
     return [each.name for each in recipes], why
 
 
@@ -32,12 +34,18 @@ def test_the_cheap_recipe_comes_first_only_where_a_target_may_be_met_by_it(model
 
 def test_where_nothing_can_be_trained_the_reason_is_told():
     artifact = load_artifact("cnn")
-    assert names(artifact, None) == (["int8"], "int8 alone: training was ruled out")
+    assert names(artifact, None) == (["int8"], "int8 alone, since training was ruled out")
     found, why = names(replace(artifact, stage="onnx"))
     assert found == ["int8"]
     assert "ONNX graph" in why
     with pytest.raises(UsageError, match="names no task"):
-        choose_recipes(Artifact("onnx", None), COACH)
+        names(Artifact("onnx", None))
+    config = {**artifact.spec.config, "widths": (4, 4, 4), "blocks": (1, 1, 1)}
+    module = KINDS["cnn"].module(KINDS["cnn"].config.model_validate(config)).eval()
+    tiny = Artifact("torch", module, ModelSpec("cnn", config), "cnn")
+    found, why = names(tiny)
+    assert found == ["int8"]
+    assert "more than its teacher" in why
 
 
 @pytest.mark.parametrize(

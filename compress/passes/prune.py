@@ -136,8 +136,7 @@ def find_prunable(
     unknown = [each for each in keep if each not in names]
     if unknown:
         raise UsageError(f"keep: the model has no parameter {', '.join(unknown)}.")
-    largest = max(feeds, key=lambda each: sum(value.size for value in each.values()))
-    inputs = tensors(module, largest)
+    inputs = tensors(module, max(feeds, key=_elements))
     found = find_units(module, inputs)
     stays = [f for f in found.families if {each for each, _ in f.places} & {*keep}]
     return replace(
@@ -189,7 +188,7 @@ def _timed(
     meter = context.meter
     if meter is None:
         raise PassError("target_ms needs something that tells the time: use `prune` or `run`.")
-    feeds = context.timing or min(context.check_feeds, key=lambda each: sum(map(np.size, each)))
+    feeds = context.timing or min(context.check_feeds, key=_elements)
     whole = Plan(prunable).cost.macs
 
     def at_share(share: float) -> Plan:
@@ -205,6 +204,10 @@ def _timed(
     assert config.target_ms is not None
     plan, after, before = choose_by_time(at_share, ms_of, config.target_ms)
     return plan, {"milliseconds": [before, after]}
+
+
+def _elements(feeds: Feeds) -> int:
+    return sum(value.size for value in feeds.values())
 
 
 def _chosen(
