@@ -15,13 +15,14 @@ from torch.nn import functional as F  # noqa: N812 - the field's own name
 from aigc_compress.artifact import Artifact
 from aigc_compress.checkpoint import Checkpoint
 from aigc_compress.engines.torch import TorchRunner
+from aigc_compress.errors import UsageError
 from aigc_compress.models import data
 from aigc_compress.models.cnn import CnnConfig, ResidualNetwork
 from aigc_compress.models.tasks import make_task
 from aigc_compress.task import Quality, Task
 
 from .base import Trainer, TrainingConfig, average_into, epoch_order, one_cycle, seeded
-from .distillation import Distillation
+from .distillation import Distillation, softened_loss
 from .pictures import save_grid
 
 __all__ = ["CnnTrainer", "CnnTraining"]
@@ -44,6 +45,12 @@ class CnnTraining(TrainingConfig):
     )
     validate_every: int = Field(default=860, ge=1, description="steps between validations")
     distill: Distillation = Distillation()
+    mutual: float = Field(
+        default=0.0,
+        ge=0,
+        description="weight with which a second network, of other first weights, and this one teach"
+        " each other; 0: there is none",
+    )
 
 
 class CnnTrainer(Trainer):
@@ -71,6 +78,12 @@ class CnnTrainer(Trainer):
         trained = [*self.network.parameters()]
         if self.teacher is not None:
             trained += self.adapted(self.network, config.distill)
+        if config.mutual:
+            if start is not None:
+                raise UsageError("mutual: two new networks teach each other; leave the start out.")
+            with seeded(config.seed, 2):
+                self.modules["peer"] = ResidualNetwork(config.model).to(device)
+            trained += self.modules["peer"].parameters()
         self.optimizer = torch.optim.SGD(
             trained,
             lr=config.learning_rate,
@@ -95,11 +108,26 @@ class CnnTrainer(Trainer):
                 wanted = self.teacher.features(images)
                 soft = self.teacher.head(wanted).float()
             loss = self.distilled(loss, logits.float(), soft, features.float(), wanted.float())
+        if config.mutual:
+            loss = loss + self._with_peer(images, labels, logits.float())
         self.optimizer.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
         self.optimizer.step()
         average_into(self.average, self.network, decay=config.ema_decay, index=index)
         return {"loss": loss.detach()}
+
+    def _with_peer(self, images: Tensor, labels: Tensor, logits: Tensor) -> Tensor:
+        """Return the peer's own loss, and how far each is from what the other says.
+
+        Deep Mutual Learning (Zhang et al. 2018, equations 5 and 6), both networks in one step.
+        """
+        with self.mixed_precision():
+            other = self.modules["peer"](images).float()
+        own = F.cross_entropy(other, labels, label_smoothing=self.config.label_smoothing)
+        apart = [
+            softened_loss(*pair, temperature=1.0) for pair in ((logits, other), (other, logits))
+        ]
+        return own + self.config.mutual * (apart[0] + apart[1])
 
     def loss_of(self, module: Any, index: int) -> Tensor:
         """Return the cross entropy of a module on the training batch of an index."""

@@ -86,10 +86,8 @@ class Reader:
         if start < self._given:
             self._read(start, min(start + self._piece, self._given))
         else:
-            with torch.random.fork_rng():
-                torch.manual_seed(self._seed * 2**32 + 2**30 + start)
-                for place in range(start, min(start + self._piece, self.streams.shape[1])):
-                    self._read(place, place + 1)
+            for place in range(start, min(start + self._piece, self.streams.shape[1])):
+                self._read(place, place + 1)
 
     def _read(self, start: int, stop: int) -> None:
         """Read characters; where the text ends, the next one is drawn from what is expected."""
@@ -99,5 +97,6 @@ class Reader:
         self._kept[:, start:stop] = (features if self._keeps_features else logits).half()
         if self._given <= stop < self.streams.shape[1]:
             chances = logits[:, -1].float().softmax(-1).cpu()
-            self.streams[:, stop] = torch.multinomial(chances, 1)[:, 0].to(self.streams.device)
+            luck = torch.Generator().manual_seed(self._seed * 2**32 + stop)
+            self.streams[:, stop] = torch.multinomial(chances, 1, generator=luck)[:, 0]
         self._done = stop

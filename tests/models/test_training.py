@@ -319,6 +319,32 @@ def test_settings_of_freezing_without_effect_are_refused():
         frozen_trainer(freeze_steps=3)
 
 
+def test_two_networks_teach_each_other_and_go_on_with_the_same_numbers(tmp_path):
+    def make(mutual):
+        return frozen_trainer(mutual=mutual, steps=60)
+
+    unbroken = make(1.0)
+    run(unbroken, 0, 3)
+    copied = torch.load(saved(unbroken.state()), weights_only=True)
+    wanted = run(unbroken, 3, 40)
+    resumed = make(1.0)
+    resumed.load_state(copied)
+    assert run(resumed, 3, 40) == wanted
+    alone = make(1e-9)
+    run(alone, 0, 40)
+
+    def apart(trainer):
+        images, _ = trainer._batch(0)
+        with torch.no_grad():
+            pair = [trainer.modules[name].eval()(images) for name in ("network", "peer")]
+        return float((pair[0].softmax(-1) - pair[1].softmax(-1)).abs().sum(-1).mean())
+
+    assert apart(unbroken) < apart(alone)
+    start = kept(alone.checkpoint(), tmp_path)
+    with pytest.raises(UsageError, match="leave the start out"):
+        CnnTrainer(alone.config, device=CPU, images=data.calibration_images(), start=start)
+
+
 def reader(teacher, streams, **more):
     return Reader(teacher, streams, piece=8, **more)
 
