@@ -25,7 +25,15 @@ from aigc_compress.task import Quality
 
 from .distillation import Distillation, frozen, hint_loss, softened_loss
 
-__all__ = ["Trainer", "TrainingConfig", "average_into", "epoch_order", "one_cycle", "seeded"]
+__all__ = [
+    "Trainer",
+    "TrainingConfig",
+    "average_into",
+    "epoch_order",
+    "mixed_seed",
+    "one_cycle",
+    "seeded",
+]
 
 Precision = Literal["auto", "fp32", "bf16"]
 
@@ -240,17 +248,22 @@ def _keep_zeros(module: nn.Module) -> None:
             parameter.register_hook(lambda gradient, kept=kept: gradient * kept)
 
 
+def mixed_seed(seed: int, index: int) -> int:
+    """Return the seed of torch's CPU generator, which reads 32 bits, from (seed, index)."""
+    return (index + seed * 0x9E3779B1) % 2**32  # an odd factor: no two seeds below 2**32 are alike
+
+
 @contextmanager
 def seeded(seed: int, index: int) -> Iterator[None]:
     """Seed torch from (seed, index) inside, and give the caller's random state back after."""
     with torch.random.fork_rng():
-        torch.manual_seed(seed * 2**32 + index)
+        torch.manual_seed(mixed_seed(seed, index))
         yield
 
 
 def epoch_order(count: int, *, seed: int, epoch: int) -> Tensor:
     """Return the order of `count` samples in an epoch, int64 (count,), from (seed, epoch)."""
-    generator = torch.Generator().manual_seed(seed * 2**32 + 2**31 + epoch)
+    generator = torch.Generator().manual_seed(mixed_seed(seed, 2**31 + epoch))
     return torch.randperm(count, generator=generator)
 
 

@@ -12,6 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .base import mixed_seed
+
 __all__ = ["Reader"]
 
 
@@ -97,6 +99,6 @@ class Reader:
         self._kept[:, start:stop] = (features if self._keeps_features else logits).half()
         if self._given <= stop < self.streams.shape[1]:
             chances = logits[:, -1].float().softmax(-1).cpu()
-            luck = torch.Generator().manual_seed(self._seed * 2**32 + stop)
+            luck = torch.Generator().manual_seed(mixed_seed(self._seed, 2**30 + stop))
             self.streams[:, stop] = torch.multinomial(chances, 1, generator=luck)[:, 0]
         self._done = stop
