@@ -20,7 +20,10 @@ __all__ = ["QuickMeter", "quick_plan"]
 
 @dataclass(frozen=True)
 class QuickMeter:
-    """Compares ONNX artifacts on ONNX Runtime within about `budget_seconds` (see `Meter`)."""
+    """Compares and times ONNX artifacts on ONNX Runtime within about `budget_seconds`.
+
+    See `Meter` and `Clock`.
+    """
 
     budget_seconds: float = 3.0
     threads: int = 1

@@ -84,7 +84,7 @@ def prune(
         workload.check_feeds(),
         feeds,
         seed,
-        meter=QuickMeter(seed=seed),
+        clock=QuickMeter(seed=seed),
         coach=coach,
         timing=workload.timing_feeds(batch=1, length=1, seed=seed),
     )

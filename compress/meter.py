@@ -9,7 +9,7 @@ from typing import Protocol
 from .artifact import Artifact
 from .task import Feeds
 
-__all__ = ["Meter", "NodeTime", "Speedup"]
+__all__ = ["Clock", "Meter", "NodeTime", "Speedup"]
 
 
 class Speedup(Protocol):
@@ -45,6 +45,14 @@ class NodeTime:
     elements: int
 
 
+class Clock(Protocol):
+    """Tells how long a call takes on the machine at hand."""
+
+    def milliseconds(self, artifact: Artifact, feeds: Feeds) -> float:
+        """Return the median time of a call of an ONNX artifact."""
+        ...
+
+
 class Meter(Protocol):
     """Compares artifacts by latency on the machine at hand."""
 
@@ -52,10 +60,6 @@ class Meter(Protocol):
         self, baseline: Artifact, candidates: Sequence[Artifact], feeds: Feeds
     ) -> Sequence[Speedup]:
         """Return the speed-up of every candidate over the baseline, on one set of feeds."""
-        ...
-
-    def milliseconds(self, artifact: Artifact, feeds: Feeds) -> float:
-        """Return the median time of a call."""
         ...
 
     def profile(self, artifact: Artifact, feeds: Feeds) -> Mapping[str, NodeTime]:

@@ -102,14 +102,14 @@ def pack(
     graph = to_onnx(artifact, workload, seed=seed)
     content = onnx_bytes(graph)
     sizes = len(content), len(gzip.compress(content, mtime=0)), len(packed(content))
-    chosen, judgement, refused = None, None, ()
-    if values:
-        graph, chosen, judgement, refused = _shared(
-            graph, workload, values, budget=budget, samples=samples, seed=seed, on_step=on_step
-        )
+    if not values:
+        save_onnx(graph, output)
+        return PackResult(output, *sizes, output.stat().st_size)
+    graph, count, judgement, refused = _shared(
+        graph, workload, values, budget=budget, samples=samples, seed=seed, on_step=on_step
+    )
     save_onnx(graph, output)
-    size = output.stat().st_size
-    return PackResult(output, *sizes, size, chosen, judgement, refused)
+    return PackResult(output, *sizes, output.stat().st_size, count, judgement, refused)
 
 
 def _shared(
@@ -125,6 +125,7 @@ def _shared(
     """Return the first graph of the ladder that is within the budget."""
     context = Context(workload.check_feeds(), seed=seed)
     refused: list[int] = []
+    metric = ""
     for count in values:
         candidate = run_passes(graph, [("share", ShareConfig(values=count))], context)
         sessions = [OrtSession(each, threads=os.cpu_count() or 1) for each in (graph, candidate)]
@@ -134,7 +135,8 @@ def _shared(
         if judgement.within:
             return candidate, count, judgement, tuple(refused)
         refused.append(count)
+        metric = judgement.quality.metric
     raise PassError(
-        f"{judgement.quality.metric} is outside the budget with {', '.join(map(str, refused))}"
+        f"{metric} is outside the budget with {', '.join(map(str, refused))}"
         " values per tensor. Allow more of them, or pack without --values."
     )

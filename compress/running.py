@@ -330,7 +330,7 @@ class _Run:
             coach=self._coach,
             source=self._source,
             folder=stem.with_name(f"{stem.name}-{key[:8]}"),
-            meter=QuickMeter(threads=self._options.plan.threads, seed=seed),
+            clock=QuickMeter(threads=self._options.plan.threads, seed=seed),
             timing=workload.timing_feeds(batch=1, length=1, seed=seed),
         )
         return run_passes(before, [(name, config)], context)

@@ -77,10 +77,14 @@ def pack(
         show_json(result.document())
         return
     plain = result.plain
-    rows = [["plain", plain], ["gzip", result.gzipped], ["packed, every bit kept", result.lossless]]
+    sizes = {
+        "plain": plain,
+        "gzip": result.gzipped,
+        "packed, every bit kept": result.lossless,
+    }
     if result.values is not None:
-        rows.append([f"packed, {result.values} values per tensor", result.size_bytes])
-    table = [[told, size_text(size), f"{plain / size:.2f}x"] for told, size in rows]
+        sizes[f"packed, {result.values} values per tensor"] = result.size_bytes
+    table = [[told, size_text(size), f"{plain / size:.2f}x"] for told, size in sizes.items()]
     show_table(str(target), ["", "size", "smaller"], table)
     if result.refused:
         say(f"Outside the budget: {', '.join(map(str, result.refused))} values.")

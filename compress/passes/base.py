@@ -15,7 +15,7 @@ from pydantic import BaseModel
 
 from aigc_compress.artifact import Artifact
 from aigc_compress.coach import Coach
-from aigc_compress.meter import Meter
+from aigc_compress.meter import Clock, Meter
 from aigc_compress.task import Feeds, OnStep, Runner
 
 __all__ = ["Context", "Pass", "quiet_library"]
@@ -39,6 +39,7 @@ class Context:
         coach: what trains models and knows their loss; None: nothing does.
         source: the model that the line began with, the teacher of later ones.
         folder: where a training keeps its checkpoints.
+        clock: what tells how long a call takes; None: nothing does.
         timing: the feeds of a call whose time counts; None: the smallest of the check feeds.
     """
 
@@ -52,6 +53,7 @@ class Context:
     coach: Coach | None = None
     source: Artifact | None = None
     folder: Path | None = None
+    clock: Clock | None = None
     timing: Feeds | None = None
 
 

@@ -98,8 +98,9 @@ class PrunePass:
             seed=context.seed,
         )
         start = Plan(prunable)
+        times: dict[str, list[float]] = {}
         if config.target_ms is None:
-            plan, times = _planned(config, start, prunable, scores), {}
+            plan = _planned(config, start, prunable, scores)
         else:
             plan, times = _timed(config, artifact, prunable, scores, context)
         smaller = prunable.without(plan.removed).eval()
@@ -181,12 +182,12 @@ def _timed(
     prunable: Prunable,
     scores: Mapping[int, float],
     context: Context,
-) -> tuple[Plan, dict[str, Any]]:
+) -> tuple[Plan, dict[str, list[float]]]:
     """Return the plan that is fast enough, and its milliseconds before and after."""
     from .pruning import Plan, choose_by_time
 
-    meter = context.meter
-    if meter is None:
+    clock = context.clock
+    if clock is None:
         raise PassError("target_ms needs something that tells the time: use `prune` or `run`.")
     feeds = context.timing or min(context.check_feeds, key=_elements)
     whole = Plan(prunable).cost.macs
@@ -199,7 +200,7 @@ def _timed(
         smaller = prunable.without(plan.removed).eval()
         alone = replace(context, check_feeds=(feeds,))
         graph = ExportPass().run(replace(artifact, payload=smaller), ExportConfig(), alone)
-        return meter.milliseconds(graph, feeds)
+        return clock.milliseconds(graph, feeds)
 
     assert config.target_ms is not None
     plan, after, before = choose_by_time(at_share, ms_of, config.target_ms)

@@ -245,7 +245,9 @@ def _keep_zeros(module: nn.Module) -> None:
     for parameter in module.parameters():
         if parameter.ndim > 1 and bool((parameter == 0).any()):
             kept = (parameter != 0).to(parameter.dtype)
-            parameter.register_hook(lambda gradient, kept=kept: gradient * kept)
+            parameter.register_hook(  # type: ignore[no-untyped-call]
+                lambda gradient, kept=kept: gradient * kept
+            )
 
 
 def mixed_seed(seed: int, index: int) -> int:

@@ -124,8 +124,9 @@ class RnnTrainer(Trainer):
         config = self.config
         start = self._start(index)
         stop = start + config.window
+        told = None
         if self.teacher is not None:
-            soft, wanted = self.reader.after(start, stop, self.mixed_precision())
+            told = self.reader.after(start, stop, self.mixed_precision())
         window = self.streams[:, start : stop + 1].to(self.device)
         if index % self._per_epoch == 0:
             self.hidden = self.network.initial_state(config.batch_size)
@@ -135,8 +136,9 @@ class RnnTrainer(Trainer):
             features, state = self.network.features(window[:, :-1], *self.hidden)
             logits = self.network.head(features).float()
         loss = F.cross_entropy(logits.flatten(0, 1), window[:, 1:].flatten())
-        told = loss.detach() / math.log(2)
-        if self.teacher is not None:
+        bits = loss.detach() / math.log(2)
+        if told is not None:
+            soft, wanted = told
             loss = self.distilled(loss, logits, soft, features.float(), wanted)
         self.hidden = tuple(each.detach().float() for each in state)
         self.optimizer.zero_grad()
@@ -144,7 +146,7 @@ class RnnTrainer(Trainer):
         torch.nn.utils.clip_grad_norm_(self.network.parameters(), config.clip)
         self.optimizer.step()
         average_into(self.average, self.network, decay=config.ema_decay, index=index)
-        return {"bits_per_character": told}
+        return {"bits_per_character": bits}
 
     def loss_of(self, module: Any, index: int) -> Tensor:
         """Return the cross entropy of a module on a window of the text, from a zero state."""

@@ -210,7 +210,7 @@ def test_a_latency_is_met_by_timing_what_is_left():
     net = nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(64, 10)).eval()
     net.input_names, net.output_names = ("x",), ("y",)
     feeds = {"x": np.random.default_rng(0).normal(size=(1, 3, 32, 32)).astype(np.float32)}
-    context = Context((feeds,), (feeds,), meter=QuickMeter(budget_seconds=1.0))
+    context = Context((feeds,), (feeds,), clock=QuickMeter(budget_seconds=1.0))
     found = PrunePass().run(Artifact("torch", net), PruneConfig(target_ms=1e6), context)
     whole, same = found.history[-1].numbers["milliseconds"]
     assert whole == same
