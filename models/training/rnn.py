@@ -45,6 +45,12 @@ class RnnShape(BaseModel):
 class RnnDistillation(Distillation):
     """How a language model follows its teacher."""
 
+    weight: float = Field(
+        default=0.7, ge=0, le=1, description="share of the loss that comes from the teacher"
+    )
+    temperature: float = Field(
+        default=1.0, gt=0, description="by which both models' logits are divided"
+    )
     written: float = Field(
         default=0.0,
         ge=0,
@@ -71,7 +77,7 @@ class RnnTraining(TrainingConfig):
     validation_samples: int = Field(
         default=50_000, ge=100, description="characters of each validation"
     )
-    distill: RnnDistillation = RnnDistillation(temperature=1.0, weight=0.7)
+    distill: RnnDistillation = RnnDistillation()
 
 
 class RnnTrainer(Trainer):

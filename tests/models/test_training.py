@@ -21,6 +21,7 @@ from aigc_compress.models.training.gan import GanTrainer, GanTraining
 from aigc_compress.models.training.loop import RunOptions
 from aigc_compress.models.training.reading import Reader
 from aigc_compress.models.training.rnn import RnnTrainer, RnnTraining
+from aigc_compress.models.training.run import load_training_config
 
 CPU = torch.device("cpu")
 TRAIN = [
@@ -354,6 +355,14 @@ def test_two_networks_teach_each_other_and_go_on_with_the_same_numbers(tmp_path)
     start = kept(alone.checkpoint(), tmp_path)
     with pytest.raises(UsageError, match="leave the start out"):
         CnnTrainer(alone.config, device=CPU, images=data.calibration_images(), start=start)
+
+
+@pytest.mark.parametrize("name", ["cnn", "gan", "rnn"])
+def test_one_setting_of_distilling_leaves_the_others_as_they_were(name):
+    first = {"cnn": "features", "gan": "pixels", "rnn": "written"}[name]
+    whole = load_training_config(name).distill.model_dump()
+    told = load_training_config(name, None, {f"distill.{first}": 0.5}).distill.model_dump()
+    assert told == {**whole, first: 0.5}
 
 
 def reader(teacher, streams, **more):
