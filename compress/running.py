@@ -160,7 +160,10 @@ class RunResult:
     def card(self) -> dict[str, Any]:
         """Return what goes beside the file: the document without raw times and paths."""
         row = self.bench.rows[-1]
-        steps = [{k: v for k, v in e.document().items() if k != "path"} for e in self.steps]
+        left_out = ("path", "was_kept")
+        steps = [
+            {k: v for k, v in each.document().items() if k not in left_out} for each in self.steps
+        ]
         return {
             "schema": "aigc-compress/card/1",
             "recipe": self.recipe.model_dump(mode="json", by_alias=True),

@@ -15,12 +15,10 @@ __all__ = ["fetch"]
 
 
 def fetch(
-    name: Annotated[
-        str, typer.Argument(help="gan, cnn, rnn or rnn-gru; or gan-edge, cnn-edge, rnn-edge")
-    ],
+    name: Annotated[str, typer.Argument(help="gan, cnn, rnn, rnn-gru or cnn-edge")],
     output: Annotated[
         Path | None,
-        typer.Option("-o", "--output", help="file to write [NAME.pt, NAME-edge.onnx]"),
+        typer.Option("-o", "--output", help="file to write [NAME.pt, cnn-edge.onnx]"),
     ] = None,
     force: Annotated[bool, typer.Option(help="overwrite another file of that name")] = False,
 ) -> None:
@@ -29,7 +27,7 @@ def fetch(
     Examples:
         aigc-compress fetch gan
 
-        aigc-compress fetch gan-edge -o generator.onnx
+        aigc-compress fetch cnn-edge -o classifier.onnx
     """
     from aigc_compress.models.registry import weights_path
 
