@@ -17,7 +17,7 @@ from .loading import load_artifact, resolve_source
 from .passes import Context, ExportConfig, PruneConfig
 from .pipeline import run_passes
 from .storage import require_writable
-from .task import OnStep, Runner
+from .task import OnStep, Runner, Split
 from .workload import FeedOptions, TaskWorkload, Workload, make_workload
 
 __all__ = ["export", "judge", "prune", "require_output", "to_onnx"]
@@ -122,10 +122,12 @@ def judge(
     budget: Budget | None,
     seed: int,
     on_step: OnStep | None = None,
+    split: Split = "test",
     with_exhibit: bool = False,
 ) -> list[Judgement]:
     """Measure the quality of runners, each by its workload; the first is the others' baseline.
 
+    Choices are made on the `validation` split; what is reported comes from `test`.
     With `with_exhibit`, each judgement also holds what its runner makes, where it can be shown.
 
     Raises:
@@ -142,6 +144,7 @@ def judge(
             samples=samples,
             seed=seed,
             on_step=on_step,
+            split=split,
         )
         for runner, workload in zip(runners, workloads, strict=True)
     ]

@@ -18,7 +18,7 @@ from .loading import load_artifact
 from .packed import SUFFIX, packed
 from .passes import Context, ShareConfig
 from .pipeline import run_passes
-from .task import OnStep
+from .task import OnStep, Runner, Split
 from .workload import FeedOptions, Workload, make_workload
 
 __all__ = ["LADDER", "PackResult", "pack"]
@@ -122,16 +122,28 @@ def _shared(
     seed: int,
     on_step: OnStep | None,
 ) -> tuple[Artifact, int, Judgement, tuple[int, ...]]:
-    """Return the first graph of the ladder that is within the budget."""
+    """Return the first graph of the ladder that is within the budget, with the test's judgement."""
     context = Context(workload.check_feeds(), seed=seed)
     refused: list[int] = []
     metric = ""
     for count in values:
         candidate = run_passes(graph, [("share", ShareConfig(values=count))], context)
         sessions = [OrtSession(each, threads=os.cpu_count() or 1) for each in (graph, candidate)]
-        judgement = judge(
-            sessions, [workload] * 2, samples=samples, budget=budget, seed=seed, on_step=on_step
-        )[1]
+
+        def judged(split: Split, pair: Sequence[Runner] = sessions) -> Judgement:
+            return judge(
+                pair,
+                [workload] * 2,
+                samples=samples,
+                budget=budget,
+                seed=seed,
+                on_step=on_step,
+                split=split,
+            )[1]
+
+        judgement = judged("validation")  # chosen on the one, confirmed on the other
+        if judgement.within:
+            judgement = judged("test")
         if judgement.within:
             return candidate, count, judgement, tuple(refused)
         refused.append(count)

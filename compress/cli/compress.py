@@ -35,8 +35,8 @@ def compress(
         Path | None, typer.Option(help="folder of the runs, where they go on [runs/MODEL]")
     ] = None,
     samples: common.Samples = None,
-    device: Annotated[str, typer.Option(help="auto, cpu or cuda, for training")] = "auto",
-    data: Annotated[Path | None, typer.Option(help="folder with Fashion-MNIST's files")] = None,
+    device: common.Device = "auto",
+    data: common.Images = None,
     threads: common.Threads = 1,
     processes: common.Processes = 8,
     seed: common.Seed = 0,

@@ -16,8 +16,10 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Calibration",
+    "Device",
     "Evaluation",
     "Feed",
+    "Images",
     "Json",
     "MaxDrop",
     "MinSqnr",
@@ -51,6 +53,8 @@ Shape = Annotated[
     typer.Option(help="sizes of an input's axes, 'x=1,3,224,224', or of one axis, 'height=64'"),
 ]
 Json = Annotated[bool, typer.Option("--json", help="print one JSON document on stdout")]
+Device = Annotated[str, typer.Option(help="auto, cpu or cuda, for training")]
+Images = Annotated[Path | None, typer.Option("--data", help="folder with Fashion-MNIST's files")]
 Threads = Annotated[int, typer.Option(min=1, max=256, help="intra-op threads while timing")]
 Samples = Annotated[
     int | None, typer.Option(min=2, help="samples of the quality measurement [the task's default]")

@@ -16,6 +16,8 @@ from .settings import pairs
 if TYPE_CHECKING:
     from aigc_compress.models.training.loop import Progress
 
+from . import options as common
+
 __all__ = ["train"]
 
 
@@ -28,7 +30,7 @@ def train(
     steps: Annotated[int | None, typer.Option(min=1, help="optimizer steps")] = None,
     seed: Annotated[int | None, typer.Option(min=0, help="seed of the run")] = None,
     folder: Annotated[Path | None, typer.Option(help="run folder [runs/NAME]")] = None,
-    device: Annotated[str, typer.Option(help="auto, cpu or cuda")] = "auto",
+    device: common.Device = "auto",
     threads: Annotated[int, typer.Option(min=0, help="CPU threads; 0: torch's choice")] = 0,
     start_from: Annotated[
         str | None, typer.Option(help="begin with this .pt or reference, pruned or not")
@@ -36,7 +38,7 @@ def train(
     teacher: Annotated[
         str | None, typer.Option(help="learn from this .pt or reference as well (distillation)")
     ] = None,
-    data: Annotated[Path | None, typer.Option(help="folder with Fashion-MNIST's files")] = None,
+    data: common.Images = None,
     checkpoint_minutes: Annotated[float, typer.Option(min=0, help="between checkpoints")] = 5.0,
 ) -> None:
     """Train a reference model; the same command goes on with an interrupted run.
