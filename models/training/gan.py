@@ -145,8 +145,10 @@ class GanTrainer(Trainer):
             loss_d = loss_d + self.config.r1_every * self._gradient_penalty(real)
         if self.teacher is None or gap < self.config.distill.balance:
             self._descend("discriminator", loss_d)
+        self.discriminator.requires_grad_(False)  # its gradients here would be thrown away
         loss_g, distances = self._generator_loss(latents, drawn)
         self._descend("generator", loss_g)
+        self.discriminator.requires_grad_(True)
         average_into(self.average, self.generator, decay=self.config.ema_decay, index=index)
         return {
             "discriminator_loss": loss_d.detach(),
@@ -182,26 +184,25 @@ class GanTrainer(Trainer):
                 judged = self.discriminator(drawn)
             return _adversarial_loss(judged.float(), kind=self.config.loss), {}
         distill = self.config.distill
-        with torch.no_grad(), self.mixed_precision():
-            wanted = self.teacher(latents)
         with self.mixed_precision():
             judged, own = self.discriminator.judged_with_features(drawn)
-            with torch.no_grad():
-                _, taught = self.discriminator.judged_with_features(wanted)
-        pixels = F.l1_loss(drawn.float(), wanted.float())
-        features = torch.stack(
-            [
+        loss = distill.adversarial * _adversarial_loss(judged.float(), kind=self.config.loss)
+        distances = {}
+        with torch.no_grad(), self.mixed_precision():
+            # What has no weight is not computed: each is a tenth of a step.
+            wanted = self.teacher(latents) if distill.pixels or distill.features else None
+            taught = self.discriminator.judged_with_features(wanted)[1] if distill.features else []
+        if wanted is not None:
+            distances["pixels"] = F.l1_loss(drawn.float(), wanted.float())
+            loss = loss + distill.pixels * distances["pixels"]
+        if taught:
+            shares = [
                 F.l1_loss(a.float(), b.float()) / b.float().abs().mean().clamp_min(1e-6)
                 for a, b in zip(own, taught, strict=True)
             ]
-        ).mean()
-        adversarial = _adversarial_loss(judged.float(), kind=self.config.loss)
-        loss = (
-            distill.adversarial * adversarial
-            + distill.pixels * pixels
-            + distill.features * features
-        )
-        return loss, {"pixels": pixels.detach(), "features": features.detach()}
+            distances["features"] = torch.stack(shares).mean()
+            loss = loss + distill.features * distances["features"]
+        return loss, {name: value.detach() for name, value in distances.items()}
 
     def loss_of(self, module: Any, index: int) -> Tensor:
         """Return what the discriminator has against a generator's images."""
