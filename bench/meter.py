@@ -11,7 +11,7 @@ from aigc_compress.artifact import Artifact, save_onnx
 from aigc_compress.meter import NodeTime
 from aigc_compress.task import Feeds
 
-from .latency import Contestant, LatencyPlan, run_contest
+from .latency import Contest, Contestant, LatencyPlan, run_contest
 from .profile import profile_outputs
 from .statistics import RatioInterval
 
@@ -38,24 +38,17 @@ class QuickMeter:
         """
         budget = self.budget_seconds * max(1.0, (len(candidates) + 1) / 2)
         plan = quick_plan(budget, LatencyPlan(threads=self.threads, seed=self.seed))
-        with tempfile.TemporaryDirectory() as folder:
-            paths = [Path(folder) / f"{index}.onnx" for index in range(len(candidates) + 1)]
-            for artifact, path in zip([baseline, *candidates], paths, strict=True):
-                save_onnx(artifact, path)
-            contest = run_contest([Contestant(path) for path in paths], feeds, plan)
-        return [contest.speedup(index) for index in range(1, len(paths))]
+        contest = _contest([baseline, *candidates], feeds, plan)
+        return [contest.speedup(1 + index) for index in range(len(candidates))]
 
-    def milliseconds(self, artifact: Artifact, feeds: Feeds) -> float:
-        """Return the median time of a call in three fresh processes; raises as `compare` does."""
+    def milliseconds(self, artifacts: Sequence[Artifact], feeds: Feeds) -> list[float]:
+        """Return the median times of a call in three fresh processes; raises as `compare` does."""
         plan = replace(
             quick_plan(self.budget_seconds, LatencyPlan(threads=self.threads, seed=self.seed)),
             processes=3,
             stops_early=False,
         )
-        with tempfile.TemporaryDirectory() as folder:
-            path = Path(folder) / "model.onnx"
-            save_onnx(artifact, path)
-            return run_contest([Contestant(path)], feeds, plan).timings[0].median_ms
+        return [timing.median_ms for timing in _contest(artifacts, feeds, plan).timings]
 
     def profile(self, artifact: Artifact, feeds: Feeds) -> Mapping[str, NodeTime]:
         """Return the times of nodes by their first output; raises PassError."""
@@ -76,3 +69,11 @@ def quick_plan(budget_seconds: float, plan: LatencyPlan) -> LatencyPlan:
         max_seconds=budget_seconds,
         precision=None,
     )
+
+
+def _contest(artifacts: Sequence[Artifact], feeds: Feeds, plan: LatencyPlan) -> Contest:
+    with tempfile.TemporaryDirectory() as folder:
+        paths = [Path(folder) / f"{index}.onnx" for index in range(len(artifacts))]
+        for artifact, path in zip(artifacts, paths, strict=True):
+            save_onnx(artifact, path)
+        return run_contest([Contestant(path) for path in paths], feeds, plan)

@@ -17,7 +17,7 @@ from .loading import load_artifact, resolve_source
 from .passes import Context, ExportConfig, PruneConfig
 from .pipeline import run_passes
 from .storage import require_writable
-from .task import OnStep, Runner, Split
+from .task import OnStep, Runner, Split, quiet
 from .workload import FeedOptions, TaskWorkload, Workload, make_workload
 
 __all__ = ["export", "judge", "prune", "require_output", "to_onnx"]
@@ -57,6 +57,7 @@ def prune(
     coach: Coach | None = None,
     samples: int = 512,
     seed: int = 0,
+    on_step: OnStep = quiet,
 ) -> Artifact:
     """Take units out of a torch model until a target is met, and write what is left.
 
@@ -67,6 +68,7 @@ def prune(
         coach: what knows the task's loss, for `taylor`; None: nothing does.
         samples: of calibration data, that importances rest on.
         seed: of what is random.
+        on_step: called with (done, total) while widths are measured.
 
     Raises:
         UsageError: the source is an ONNX graph, or its task is unknown.
@@ -84,6 +86,7 @@ def prune(
         workload.check_feeds(),
         feeds,
         seed,
+        on_step=on_step,
         clock=QuickMeter(seed=seed),
         coach=coach,
         timing=workload.timing_feeds(batch=1, length=1, seed=seed),

@@ -46,10 +46,10 @@ class NodeTime:
 
 
 class Clock(Protocol):
-    """Tells how long a call takes on the machine at hand."""
+    """Tells how long calls take on the machine at hand."""
 
-    def milliseconds(self, artifact: Artifact, feeds: Feeds) -> float:
-        """Return the median time of a call of an ONNX artifact."""
+    def milliseconds(self, artifacts: Sequence[Artifact], feeds: Feeds) -> Sequence[float]:
+        """Return the median time of a call of every ONNX artifact, all on one set of feeds."""
         ...
 
 

@@ -26,7 +26,7 @@ from .passes import Context, Mode
 from .passes.saturation import find_saturation
 from .schemes import SCHEMES, Scheme
 from .storage import digest_file
-from .task import Feeds, OnStep
+from .task import Feeds, OnStep, quiet
 from .why_not import NodeReport, choice_of, why_not
 from .workload import FeedOptions, Workload, make_workload
 
@@ -168,10 +168,7 @@ def quantize(
     artifact = load_artifact(source)
     workload = make_workload(artifact, options.feeds)
     baseline = to_onnx(artifact, workload, seed=options.seed)
-    return _Quantization(baseline, workload, output, options, on_step or _quiet).run()
-
-
-def _quiet(_done: int, _total: int) -> None: ...
+    return _Quantization(baseline, workload, output, options, on_step or quiet).run()
 
 
 class _Quantization:

@@ -43,7 +43,7 @@ from .quantizing import QuantizeOptions, quantize
 from .recipe import Recipe
 from .schemes import SCHEMES
 from .storage import write_bytes
-from .task import Feeds, OnStage, OnStep, Quality
+from .task import Feeds, OnStage, OnStep, Quality, quiet
 from .workload import FeedOptions, TaskWorkload, Workload, make_workload
 
 __all__ = [
@@ -259,7 +259,7 @@ class _Run:
         on_report: Callable[[StepReport], None] | None,
     ) -> None:
         self._recipe, self._source, self._options = recipe, source, options
-        self._coach, self._on_step = coach, on_step or _quiet
+        self._coach, self._on_step = coach, on_step or quiet
         self._on_stage = on_stage or (lambda _number, _total, _name: None)
         self._on_report = on_report
         self._graph_path = options.folder / "source.onnx"
@@ -419,9 +419,6 @@ class _Run:
 
     def _onnx(self, artifact: Artifact) -> Artifact:
         return to_onnx(artifact, make_workload(artifact, FeedOptions()), seed=self._options.seed)
-
-
-def _quiet(_done: int, _total: int) -> None: ...
 
 
 def _key(about: Sequence[Any]) -> str:

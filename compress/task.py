@@ -23,12 +23,17 @@ __all__ = [
     "Task",
     "Trainable",
     "batches",
+    "quiet",
 ]
 
 Feeds = Mapping[str, NDArray[Any]]
 OnStep = Callable[[int, int], None]
 OnStage = Callable[[int, int, str], None]  # its number, from 1 on, of how many, its name
 Split = Literal["validation", "test"]
+
+
+def quiet(_done: int, _total: int) -> None:
+    """Report nothing: the OnStep of those whom nobody watches."""
 
 
 class Runner(Protocol):

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from aigc_compress.console import say, show_json, show_table
+from aigc_compress.console import progress, say, show_json, show_table
 from aigc_compress.errors import UsageError, describe_faults
 
 from . import options as common
@@ -39,7 +39,10 @@ def prune(
     scope: Annotated[
         str, typer.Option(help="global: all layers compete; layer: each is pruned alike")
     ] = "global",
-    multiple: Annotated[int, typer.Option(min=1, help="widths left are multiples of it")] = 8,
+    multiple: Annotated[
+        str,
+        typer.Option(help="widths left are multiples of it; measured: those that run fast here"),
+    ] = "8",
     least: Annotated[int, typer.Option(min=1, help="units that every layer keeps")] = 8,
     keep: Annotated[
         list[str] | None, typer.Option(help="a parameter whose units all stay; may be repeated")
@@ -58,6 +61,8 @@ def prune(
         aigc-compress prune cnn --target-ms 0.8
 
         aigc-compress prune rnn --ratio 0.5 --importance magnitude
+
+        aigc-compress prune cnn --target-ms 0.8 --multiple measured
     """
     from pydantic import ValidationError
 
@@ -81,7 +86,9 @@ def prune(
         config = PruneConfig(**given)
     except ValidationError as error:
         raise UsageError(describe_faults(error)) from error
-    pruned = run(model, target, config, coach=TaskCoach(device="cpu"), seed=seed)
+    coach = TaskCoach(device="cpu")
+    with progress(f"prune {model}") as on_step:
+        pruned = run(model, target, config, coach=coach, seed=seed, on_step=on_step)
     numbers = dict(pruned.history[-1].numbers)
     if json:
         show_json({"schema": "aigc-compress/prune/1", "output": str(target), **numbers})
@@ -99,5 +106,14 @@ def prune(
         before, after = numbers["milliseconds"]
         totals.append(["ms in FP32", f"{before:.3f}", f"{after:.3f}", f"{before / after:.2f}x"])
     show_table(str(target), ["", "before", "after", "fewer"], totals)
+    for table in numbers.get("width_tables", ()):
+        rows = [
+            [str(width), f"{ms:.3f}", "yes" if width in table["fast"] else ""]
+            for width, ms in table["ms"]
+        ]
+        title = f"{table['kind']}, timed as {table['layer']}"
+        show_table(title, ["width", "ms", "worth stopping at"], rows)
+    for name in numbers.get("unmeasured", ()):
+        say(f"{name} has no measured widths: multiples of 8 are left.")
     for name, reason in numbers["kept"].items():
         say(f"{name} stays whole: {reason}.")

@@ -16,12 +16,9 @@ from pydantic import BaseModel
 from aigc_compress.artifact import Artifact
 from aigc_compress.coach import Coach
 from aigc_compress.meter import Clock, Meter
-from aigc_compress.task import Feeds, OnStep, Runner
+from aigc_compress.task import Feeds, OnStep, Runner, quiet
 
 __all__ = ["Context", "Pass", "quiet_library"]
-
-
-def _quiet(_done: int, _total: int) -> None: ...
 
 
 @dataclass(frozen=True)
@@ -46,7 +43,7 @@ class Context:
     check_feeds: tuple[Feeds, ...]
     calibration: Sequence[Feeds] = ()
     seed: int = 0
-    on_step: OnStep = field(default=_quiet)
+    on_step: OnStep = field(default=quiet)
     meter: Meter | None = None
     kept: dict[str, Any] = field(default_factory=dict)
     score: Callable[[Runner], float] | None = None

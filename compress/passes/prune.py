@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, model_validator
@@ -12,6 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from aigc_compress.artifact import Artifact, Step
 from aigc_compress.coach import Lesson
 from aigc_compress.errors import PassError, UsageError
+from aigc_compress.meter import Clock
 from aigc_compress.task import Feeds
 
 from .base import Context
@@ -19,13 +20,15 @@ from .export import ExportConfig, ExportPass
 
 # What needs torch is imported where it is used: ONNX graphs are quantized without it.
 if TYPE_CHECKING:
+    from onnx import ModelProto
     from torch import Tensor, nn
 
-    from .pruning import Loss, Plan, Prunable
+    from .pruning import Loss, Plan, Prunable, WidthTable
 
 __all__ = ["Importance", "PruneConfig", "PrunePass", "find_prunable"]
 
 Importance = Literal["magnitude", "bn-scale", "activation", "taylor", "output"]
+PLAIN = 8  # units to a block of the engine where nothing was measured
 BATCHES = 32  # of feeds that importances rest on, at most
 
 
@@ -50,7 +53,11 @@ class PruneConfig(BaseModel):
     scope: Literal["global", "layer"] = Field(
         default="global", description="rank all units together, or prune every layer alike"
     )
-    multiple: int = Field(default=8, ge=1, description="widths that are left are multiples of it")
+    multiple: Annotated[int, Field(ge=1)] | Literal["measured"] = Field(
+        default=PLAIN,
+        description="widths that are left are multiples of it; measured: widths that"
+        " ONNX Runtime is fast at, from a table of each kind of layer timed on this machine",
+    )
     least: int = Field(default=8, ge=1, description="units that every layer keeps")
     keep: tuple[str, ...] = Field(default=(), description="parameters whose units all stay")
 
@@ -66,7 +73,7 @@ class PrunePass:
     """Take out the units that matter least until the target is met.
 
     The step's numbers tell multiplications and parameters before and after, the width of every
-    layer, and which layers stay whole and why.
+    layer, which layers stay whole and why, and the measured tables of widths.
     """
 
     name = "prune"
@@ -83,7 +90,7 @@ class PrunePass:
         Raises:
             PassError: nothing can be pruned, or the target is out of reach.
         """
-        from .pruning import Plan, changed_sizes, importances
+        from .pruning import Plan, changed_sizes, choose, importances
 
         prunable = find_prunable(artifact.payload, context.check_feeds, keep=config.keep)
         if not prunable.families:
@@ -98,11 +105,24 @@ class PrunePass:
             seed=context.seed,
         )
         start = Plan(prunable)
+        tables = _tables(artifact, prunable, context) if config.multiple == "measured" else []
+
+        def chosen(is_met: Callable[[Plan], bool]) -> Plan:
+            return choose(
+                prunable,
+                scores,
+                is_met,
+                multiple=PLAIN if config.multiple == "measured" else config.multiple,
+                least=config.least,
+                evenly=config.scope == "layer",
+                fast={name: table.fast for table in tables for name in table.families},
+            )
+
         times: dict[str, list[float]] = {}
         if config.target_ms is None:
-            plan = _planned(config, start, prunable, scores)
+            plan = _planned(config, start, _target(config, start, prunable), chosen)
         else:
-            plan, times = _timed(config, artifact, prunable, scores, context)
+            plan, times = _timed(config.target_ms, artifact, prunable, chosen, context)
         smaller = prunable.without(plan.removed).eval()
         numbers = {
             **times,
@@ -111,6 +131,10 @@ class PrunePass:
             "widths": _widths(prunable, plan),
             "kept": prunable.kept,
         }
+        if config.multiple == "measured":
+            numbers["width_tables"] = [_told(table) for table in tables]
+            known = {name for table in tables for name in table.families}
+            numbers["unmeasured"] = [f.name for f in prunable.families if f.name not in known]
         step = Step(self.name, config.model_dump(mode="json"), context.seed, numbers)
         made = artifact.then(smaller, step, stage="torch")
         if artifact.spec is None:
@@ -162,11 +186,13 @@ def tensors(module: Any, feeds: Feeds) -> list[Tensor]:
 
 
 def _planned(
-    config: PruneConfig, start: Plan, prunable: Prunable, scores: Mapping[int, float]
+    config: PruneConfig,
+    start: Plan,
+    is_met: Callable[[Plan], bool],
+    chosen: Callable[[Callable[[Plan], bool]], Plan],
 ) -> Plan:
     """Return the plan that meets a target that can be counted; raises PassError."""
-    is_met = _target(config, start, prunable)
-    plan = _chosen(config, prunable, scores, is_met)
+    plan = chosen(is_met)
     if not is_met(plan):
         raise PassError(
             f"The target is out of reach: with {config.least} units left in every layer,"
@@ -177,56 +203,69 @@ def _planned(
 
 
 def _timed(
-    config: PruneConfig,
+    target_ms: float,
     artifact: Artifact,
     prunable: Prunable,
-    scores: Mapping[int, float],
+    chosen: Callable[[Callable[[Plan], bool]], Plan],
     context: Context,
 ) -> tuple[Plan, dict[str, list[float]]]:
     """Return the plan that is fast enough, and its milliseconds before and after."""
     from .pruning import Plan, choose_by_time
 
-    clock = context.clock
-    if clock is None:
-        raise PassError("target_ms needs something that tells the time: use `prune` or `run`.")
-    feeds = context.timing or min(context.check_feeds, key=_elements)
+    clock = _clock(context)
+    feeds = _timing_feeds(context)
     whole = Plan(prunable).cost.macs
 
     def at_share(share: float) -> Plan:
         macs = share * whole
-        return _chosen(config, prunable, scores, lambda plan: plan.cost.macs <= macs)
+        return chosen(lambda plan: plan.cost.macs <= macs)
 
     def ms_of(plan: Plan) -> float:
         smaller = prunable.without(plan.removed).eval()
         alone = replace(context, check_feeds=(feeds,))
         graph = ExportPass().run(replace(artifact, payload=smaller), ExportConfig(), alone)
-        return clock.milliseconds(graph, feeds)
+        return clock.milliseconds([graph], feeds)[0]
 
-    assert config.target_ms is not None
-    plan, after, before = choose_by_time(at_share, ms_of, config.target_ms)
+    plan, after, before = choose_by_time(at_share, ms_of, target_ms)
     return plan, {"milliseconds": [before, after]}
+
+
+def _tables(artifact: Artifact, prunable: Prunable, context: Context) -> list[WidthTable]:
+    """Return what widths take, by kind of layer; raises PassError where nothing tells the time."""
+    from .pruning import measure_widths
+
+    clock = _clock(context)
+
+    def times_of(models: Sequence[ModelProto], feeds: Feeds) -> Sequence[float]:
+        return clock.milliseconds([Artifact("onnx", model) for model in models], feeds)
+
+    return measure_widths(
+        prunable, tensors(artifact.payload, _timing_feeds(context)), times_of, context.on_step
+    )
+
+
+def _told(table: WidthTable) -> dict[str, Any]:
+    """Return a table for people and files; JSON has no numbers as keys."""
+    return {
+        "kind": table.kind,
+        "layer": table.layer,
+        "ms": [[width, ms] for width, ms in table.milliseconds.items()],
+        "fast": list(table.fast),
+    }
+
+
+def _clock(context: Context) -> Clock:
+    if context.clock is None:
+        raise PassError("Pruning by time needs something that tells it: use `prune` or `run`.")
+    return context.clock
+
+
+def _timing_feeds(context: Context) -> Feeds:
+    return context.timing or min(context.check_feeds, key=_elements)
 
 
 def _elements(feeds: Feeds) -> int:
     return sum(value.size for value in feeds.values())
-
-
-def _chosen(
-    config: PruneConfig,
-    prunable: Prunable,
-    scores: Mapping[int, float],
-    is_met: Callable[[Plan], bool],
-) -> Plan:
-    from .pruning import choose
-
-    return choose(
-        prunable,
-        scores,
-        is_met,
-        multiple=config.multiple,
-        least=config.least,
-        evenly=config.scope == "layer",
-    )
 
 
 def _target(config: PruneConfig, start: Plan, prunable: Prunable) -> Callable[[Plan], bool]:

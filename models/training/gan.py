@@ -187,15 +187,17 @@ class GanTrainer(Trainer):
         with self.mixed_precision():
             judged, own = self.discriminator.judged_with_features(drawn)
         loss = distill.adversarial * _adversarial_loss(judged.float(), kind=self.config.loss)
-        distances = {}
+        distances: dict[str, Tensor] = {}
+        if not (distill.pixels or distill.features):
+            return loss, distances
+        # What has no weight is not computed: each network is a tenth of a step.
         with torch.no_grad(), self.mixed_precision():
-            # What has no weight is not computed: each is a tenth of a step.
-            wanted = self.teacher(latents) if distill.pixels or distill.features else None
-            taught = self.discriminator.judged_with_features(wanted)[1] if distill.features else []
-        if wanted is not None:
-            distances["pixels"] = F.l1_loss(drawn.float(), wanted.float())
-            loss = loss + distill.pixels * distances["pixels"]
-        if taught:
+            wanted = self.teacher(latents)
+        distances["pixels"] = F.l1_loss(drawn.float(), wanted.float())
+        loss = loss + distill.pixels * distances["pixels"]
+        if distill.features:
+            with torch.no_grad(), self.mixed_precision():
+                _, taught = self.discriminator.judged_with_features(wanted)
             shares = [
                 F.l1_loss(a.float(), b.float()) / b.float().abs().mean().clamp_min(1e-6)
                 for a, b in zip(own, taught, strict=True)

@@ -16,6 +16,14 @@ def test_prune_writes_a_smaller_model_and_tells_the_widths(run_cli, gan_pt):
     assert counts[0] < counts[1]
 
 
+def test_prune_shows_the_widths_that_it_measured(run_cli, gan_pt):
+    options = ("--ratio", "0.3", "--multiple", "measured", "--least", "1")
+    done = run_cli("prune", gan_pt, *options)
+    assert done.code == 0, done.stderr
+    assert "worth stopping at" in done.stdout
+    assert "project.0.weight has no measured widths" in done.stderr
+
+
 def test_prune_prints_one_document(run_cli, text_pt):
     done = run_cli(
         "prune",
@@ -39,6 +47,8 @@ def test_prune_prints_one_document(run_cli, text_pt):
         (("--ratio", "0.5", "--target-macs", "0.5"), "exactly one"),
         (("--ratio", "1.5"), "less than 1"),
         (("--ratio", "0.5", "--importance", "luck"), "importance"),
+        (("--ratio", "0.5", "--multiple", "0"), "multiple"),
+        (("--ratio", "0.5", "--multiple", "guessed"), "measured"),
         (("--ratio", "0.5", "-o", "model.onnx"), "must end in .pt"),
         (("--ratio", "0.5", "-o", "gan.pt"), "is the source itself"),
     ],

@@ -81,6 +81,7 @@ def choose(
     multiple: int = 8,
     least: int = 8,
     evenly: bool = False,
+    fast: Mapping[str, Sequence[int]] | None = None,
 ) -> Plan:
     """Take groups of units out, the least important per saved multiplication first.
 
@@ -91,17 +92,23 @@ def choose(
         multiple: widths that are left are multiples of this where they were wider.
         least: units that every family keeps.
         evenly: prune every family alike, the least important of each; else all compete.
+        fast: widths that count instead of multiples, by the name of the family.
     """
     plan = Plan(prunable)
+    groups = level_groups(prunable.families)
     left = {
         number: [sorted(f.units, key=lambda u: importance[u.root]) for f in group]
-        for number, group in enumerate(level_groups(prunable.families))
+        for number, group in enumerate(groups)
     }
     widths = {number: len(rows[0]) for number, rows in left.items()}
+    stops = [
+        next((fast[f.name] for f in group if f.name in fast), None) if fast else None
+        for group in groups
+    ]
     while not is_met(plan):
         best, macs = None, plan.cost.macs
         for number, rows in left.items():
-            count = _step(len(rows[0]), multiple, least)
+            count = _step(len(rows[0]), multiple, least, stops[number])
             if not count:
                 continue
             units = [unit for row in rows for unit in row[:count]]
@@ -119,7 +126,10 @@ def choose(
     return plan
 
 
-def _step(width: int, multiple: int, least: int) -> int:
-    """Return how many units go next: down to the next multiple, or none."""
-    target = (width - 1) // multiple * multiple
+def _step(width: int, multiple: int, least: int, stops: Sequence[int] | None) -> int:
+    """Return how many units go next: down to the next multiple or stop, or none."""
+    if stops is None:
+        target = (width - 1) // multiple * multiple
+    else:
+        target = max((each for each in stops if each < width), default=0)
     return width - target if target >= least else 0
