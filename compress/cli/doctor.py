@@ -1,21 +1,83 @@
-"""`aigc-compress doctor`: what this machine is and which engines it has."""
+"""`aigc-compress doctor`: what this machine is, and what an engine would refuse of a model."""
 
 from __future__ import annotations
 
 from dataclasses import asdict
+from typing import Annotated
 
-from aigc_compress.console import show_json, show_table
+import typer
+
+from aigc_compress.console import say, show, show_json, show_table
+from aigc_compress.errors import UsageError
 
 from . import options as common
 
 __all__ = ["doctor"]
 
+SHOWN = 3  # names of nodes with the same fault
 
-def doctor(json: common.Json = False) -> None:
-    """Show processor, instruction sets, threads, versions, and engines present or missing.
 
-    Example: aigc-compress doctor
+def doctor(
+    model: Annotated[
+        str | None, typer.Argument(help="a model to check for an engine [this machine]")
+    ] = None,
+    engine: Annotated[str, typer.Option(help="trt: whose rules a model is checked by")] = "trt",
+    json: common.Json = False,
+) -> None:
+    """Show processor, instruction sets, versions and engines; or what TensorRT refuses of a model.
+
+    With a model, every node that TensorRT's parser or builder would refuse is listed with the rule
+    and what would help; neither TensorRT nor a GPU is needed. The exit code is 1 if there is one.
+
+    Examples:
+        aigc-compress doctor
+
+        aigc-compress doctor gan.onnx --engine trt
     """
+    if model is None:
+        _show_machine(json)
+    else:
+        _check(model, engine, json)
+
+
+def _check(model: str, engine: str, json: bool) -> None:
+    from aigc_compress.api import to_onnx
+    from aigc_compress.loading import load_artifact
+    from aigc_compress.passes.tensorrt import lint
+    from aigc_compress.workload import FeedOptions, make_workload
+
+    if engine != "trt":
+        raise UsageError(
+            f"Only trt has rules to check a model by, not {engine}; other engines tell when they"
+            " load one: aigc-compress bench MODEL --engine ..."
+        )
+    artifact = load_artifact(model)
+    graph = to_onnx(artifact, make_workload(artifact, FeedOptions()))
+    found = lint(graph.payload)
+    if json:
+        nodes = [asdict(each) for each in found]
+        show_json(
+            {"schema": "aigc-compress/doctor-model/1", "model": model, "engine": engine}
+            | {"is_accepted": not found, "nodes": nodes}
+        )
+    elif found:
+        groups: dict[tuple[str, ...], list[str]] = {}
+        for each in found:
+            groups.setdefault((each.op, each.reason, each.help, each.stage), []).append(each.node)
+        rows = [
+            [op, str(len(nodes)), why, helps, stage, ", ".join(nodes[:SHOWN])]
+            for (op, why, helps, stage), nodes in groups.items()
+        ]
+        names = ["operator", "nodes", "why", "what helps", "refused by its", "the first of them"]
+        show_table(f"what TensorRT refuses of {model}", names, rows)
+    else:
+        show(f"TensorRT takes {model}.")
+    if found:
+        say(f"TensorRT would refuse {len(found)} of {len(graph.payload.graph.node)} nodes.")
+        raise typer.Exit(1)
+
+
+def _show_machine(json: bool) -> None:
     from aigc_compress.engines import ENGINES
     from aigc_compress.machine import describe_machine, machine_scheme
 
