@@ -77,6 +77,7 @@ FLOORS = {
                 "api",
                 "bench_result",
                 "benching",
+                "building",
                 "cache",
                 "candidates",
                 "choosing",

@@ -1,40 +1,122 @@
-"""`aigc-compress export`: torch to ONNX."""
+"""`aigc-compress export`: torch to ONNX, and any model to a TensorRT engine."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any, cast
 
 import typer
 
-from aigc_compress.console import say, show, show_json
+from aigc_compress.console import progress, say, show, show_json
+from aigc_compress.errors import UsageError
 
 from . import options as common
 
 __all__ = ["export"]
 
+PRECISIONS = ("fp32", "fp16", "int8")
+
 
 def export(
-    model: Annotated[str, typer.Argument(help="gan, cnn, rnn, rnn-gru or a .pt file")],
+    model: Annotated[str, typer.Argument(help="gan, cnn, rnn, rnn-gru, a .pt or an .onnx file")],
     output: Annotated[
-        Path | None, typer.Option("-o", "--output", help=".onnx to write [MODEL.onnx]")
+        Path | None, typer.Option("-o", "--output", help="file to write [MODEL.onnx, .engine]")
+    ] = None,
+    engine: Annotated[
+        str | None, typer.Option(help="trt: build a TensorRT engine [an ONNX graph]")
     ] = None,
     opset: Annotated[int, typer.Option(min=17, max=23, help="ONNX operator set")] = 20,
+    precision: Annotated[
+        str, typer.Option(help="trt: fp32, fp16, or int8 for layers with weights")
+    ] = "fp16",
+    device: Annotated[
+        str, typer.Option(help="trt: portable, or a compute capability like sm_89")
+    ] = "portable",
+    profile: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="trt: sizes of an input, least:usual:most, like x=1,3,64,64:1,3,96,96:8,3,128,128"
+            " [dynamic axes: 1:1:64]"
+        ),
+    ] = None,
+    keep_float: Annotated[
+        list[str] | None, typer.Option(help="trt: a node that stays float32; may be repeated")
+    ] = None,
+    calibration: common.Calibration = None,
+    feed: common.Feed = None,
+    shape: common.Shape = None,
+    seed: common.Seed = 0,
     json: common.Json = False,
 ) -> None:
-    """Export a torch model to ONNX with dynamic batch (and time), BatchNorm folded.
+    """Export a torch model to ONNX with dynamic batch (and time), or any model to TensorRT.
 
-    The file appears only after the graph gave torch's numbers at two batch sizes and lengths.
+    An ONNX file appears only after the graph gave torch's numbers at two batch sizes and lengths.
+    A TensorRT engine is built with tensorrt or tensorrt-rtx, the latter without any GPU; beside it
+    MODEL.engine.json tells what it is and where it runs.
 
-    Example: aigc-compress export gan.pt -o gan.onnx
+    Examples:
+        aigc-compress export gan.pt -o gan.onnx
+
+        aigc-compress export gan --engine trt --precision int8 -o gan.engine
+
+        aigc-compress export net.onnx --engine trt --device sm_89 --profile x=1,8:1,8:32,8
     """
+    from aigc_compress.workload import FeedOptions
+
+    feeds = common.feed_options(calibration, None, feed, shape)
+    if engine is None:
+        if feeds != FeedOptions() or profile or keep_float or device != "portable":
+            raise UsageError("Feeds, --profile, --keep-float and --device belong to --engine trt.")
+        _export_graph(model, output or Path(f"{Path(model).stem}.onnx"), opset, json)
+        return
+    if engine != "trt":
+        raise UsageError(f"--engine {engine}: only trt has engines that are built beforehand.")
+    if precision not in PRECISIONS:
+        raise UsageError(f"--precision must be one of {', '.join(PRECISIONS)}, not {precision}.")
+    from aigc_compress.building import EngineOptions, parse_profiles
+
+    options = EngineOptions(
+        precision=cast(Any, precision),
+        device=device,
+        profiles=parse_profiles(profile or ()),
+        keep_float=tuple(keep_float or ()),
+        feeds=feeds,
+        seed=seed,
+    )
+    _build_engine(model, output or Path(f"{Path(model).stem}.engine"), options, json)
+
+
+def _export_graph(model: str, target: Path, opset: int, json: bool) -> None:
     from aigc_compress.api import export as run
 
-    target = output or Path(f"{Path(model).stem}.onnx")
     artifact = run(model, target, opset=opset)
     numbers = dict(artifact.history[-1].numbers)
     if json:
         show_json({"schema": "aigc-compress/export/1", "output": str(target), **numbers})
         return
     say(f"Largest difference to torch: {numbers['largest_relative_difference']:.1e} of the output.")
+    show(str(target))
+
+
+def _build_engine(model: str, target: Path, options: Any, json: bool) -> None:
+    from aigc_compress.building import build
+
+    with progress(f"export {model}") as on_step:
+        built = build(model, options, target, on_step=on_step)
+    card = built.card
+    if json:
+        show_json({**card, "output": str(target), "notes": list(built.notes)})
+        return
+    for note in built.notes:
+        say(f"Note: {note}")
+    operators = card["operators"]
+    for kind in ("int8", "float") if card["precision"] == "int8" else ():
+        told = ", ".join(f"{count} {op}" for op, count in operators[kind].items())
+        if told:
+            say(f"{'In' if kind == 'int8' else 'Not in'} int8: {told}.")
+    say(
+        f"{card['builder']['package']} {card['builder']['version']} built it for"
+        f" {card['device']} in {card['build_seconds']:.1f} s: {card['size_bytes'] / 1e6:.2f} MB,"
+        f" {card['precision']}, {card['sqnr_db']:.1f} dB from the source in ONNX Runtime."
+    )
     show(str(target))

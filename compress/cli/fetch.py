@@ -15,10 +15,10 @@ __all__ = ["fetch"]
 
 
 def fetch(
-    name: Annotated[str, typer.Argument(help="gan, cnn, rnn, rnn-gru or cnn-edge")],
+    name: Annotated[str, typer.Argument(help="gan, cnn, rnn, rnn-gru, cnn-edge or rnn-edge")],
     output: Annotated[
         Path | None,
-        typer.Option("-o", "--output", help="file to write [NAME.pt, cnn-edge.onnx]"),
+        typer.Option("-o", "--output", help="file to write [NAME.pt, NAME-edge.onnx]"),
     ] = None,
     force: Annotated[bool, typer.Option(help="overwrite another file of that name")] = False,
 ) -> None:

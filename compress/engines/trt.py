@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from types import ModuleType
 from typing import Any
 
@@ -15,16 +17,39 @@ import numpy as np
 from numpy.typing import NDArray
 
 from aigc_compress.artifact import Artifact, graph_tensors
-from aigc_compress.errors import PassError
+from aigc_compress.errors import NotOnThisMachineError, PassError, UsageError, unknown_name
 from aigc_compress.task import Feeds
 
 from .base import Availability
 
-__all__ = ["TrtEngine", "TrtSession", "build_engine"]
+__all__ = [
+    "PORTABLE",
+    "BuildOptions",
+    "Sizes",
+    "TrtEngine",
+    "TrtSession",
+    "build_engine",
+    "builder_version",
+]
 
 PACKAGES = ("tensorrt", "tensorrt_rtx")
 INSTALL = "pip install 'aigc-compress[tensorrt]' (or [tensorrt-rtx] for GeForce RTX)"
 LARGEST_BATCH = 64
+PORTABLE = "portable"
+Sizes = tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]]  # least, usual and most
+
+
+@dataclass(frozen=True)
+class BuildOptions:
+    """For what an engine is built.
+
+    Attributes:
+        device: `portable`, or a compute capability like `sm_89`.
+        profiles: least, usual and most sizes of inputs with dynamic axes; others are 1, 1 and 64.
+    """
+
+    device: str = PORTABLE
+    profiles: Mapping[str, Sizes] = field(default_factory=dict)
 
 
 class TrtEngine:
@@ -50,29 +75,94 @@ class TrtEngine:
         return TrtSession(artifact, plan)
 
 
-def build_engine(model: bytes) -> bytes:
-    """Build a serialized engine; dynamic axes may be 1 to 64.
-
-    Works without a GPU with `tensorrt_rtx`; raises PassError with every complaint of the parser.
-    """
+def builder_version() -> tuple[str, str]:
+    """Return name and version of the TensorRT that builds here; raises NotOnThisMachineError."""
     trt = _tensorrt()
-    builder = trt.Builder(trt.Logger(trt.Logger.ERROR))
+    return trt.__name__, str(trt.__version__)
+
+
+def build_engine(model: bytes, options: BuildOptions | None = None) -> bytes:
+    """Build a serialized engine.
+
+    With `tensorrt_rtx` this needs no GPU.
+
+    Raises:
+        NotOnThisMachineError: TensorRT is not installed, or cannot build here.
+        UsageError: the device or a profile does not fit.
+        PassError: TensorRT refuses the graph; the message holds every complaint.
+    """
+    options = options or BuildOptions()
+    trt = _tensorrt()
+    log = _complaints(trt)
+    builder = trt.Builder(log)
     network = builder.create_network(0)
-    parser = trt.OnnxParser(network, trt.Logger(trt.Logger.ERROR))
+    parser = trt.OnnxParser(network, log)
     if not parser.parse(model):
         complaints = [str(parser.get_error(i).desc()) for i in range(parser.num_errors)]
         raise PassError(f"TensorRT does not accept this graph: {'; '.join(complaints)}")
     config = builder.create_builder_config()
-    profile = builder.create_optimization_profile()
-    for index in range(network.num_inputs):
-        tensor = network.get_input(index)
-        sizes = [tuple(n if d == -1 else d for d in tensor.shape) for n in (1, 1, LARGEST_BATCH)]
-        profile.set_shape(tensor.name, *sizes)
-    config.add_optimization_profile(profile)
+    config.add_optimization_profile(_profile(builder, network, options))
+    _aim(trt, config, options.device)
     plan = builder.build_serialized_network(network, config)
     if plan is None:
-        raise PassError("TensorRT could not build an engine from this graph.")
+        told = log.errors[0] if log.errors else "it does not say why"
+        raise PassError(f"TensorRT could not build an engine from this graph: {told}")
     return bytes(plan)
+
+
+def _complaints(trt: ModuleType) -> Any:
+    """Return a logger that keeps errors for our own message instead of printing them."""
+
+    class Complaints(trt.ILogger):  # type: ignore[misc, name-defined]
+        def __init__(self) -> None:
+            trt.ILogger.__init__(self)
+            self.errors: list[str] = []
+
+        def log(self, severity: Any, message: str) -> None:
+            if severity <= trt.ILogger.Severity.ERROR:
+                self.errors.append(message)
+
+    return Complaints()
+
+
+def _profile(builder: Any, network: Any, options: BuildOptions) -> Any:
+    profile = builder.create_optimization_profile()
+    tensors = [network.get_input(index) for index in range(network.num_inputs)]
+    unknown = set(options.profiles) - {tensor.name for tensor in tensors}
+    if unknown:
+        raise unknown_name("input", min(unknown), [tensor.name for tensor in tensors])
+    for tensor in tensors:
+        shape = tuple(tensor.shape)
+        usual = [tuple(n if d == -1 else d for d in shape) for n in (1, 1, LARGEST_BATCH)]
+        sizes = options.profiles.get(tensor.name, usual)
+        for row in sizes:
+            if len(row) != len(shape) or any(d not in (-1, n) for d, n in zip(shape, row)):  # noqa: B905
+                raise UsageError(f"{tensor.name} is {list(shape)}; a profile has {list(row)}.")
+        profile.set_shape(tensor.name, *sizes)
+    return profile
+
+
+def _aim(trt: ModuleType, config: Any, device: str) -> None:
+    """Set the GPU that the engine is for; raises UsageError where there is no such."""
+    if device == PORTABLE:
+        if trt.__name__ == "tensorrt":
+            config.hardware_compatibility_level = trt.HardwareCompatibilityLevel.AMPERE_PLUS
+        return
+    known = {
+        f"sm_{name.removeprefix('SM')}": value
+        for name, value in getattr(trt, "ComputeCapability", _NoTargets).__members__.items()
+        if name.startswith("SM")
+    }
+    if device not in known:
+        if not known:
+            raise UsageError("TensorRT builds for the GPU that it runs on: --device portable.")
+        raise unknown_name("device", device, [PORTABLE, *known])
+    config.num_compute_capabilities = 1
+    config.set_compute_capability(known[device], 0)
+
+
+class _NoTargets:
+    __members__: Mapping[str, Any] = {}
 
 
 class TrtSession:
@@ -116,7 +206,9 @@ class TrtSession:
 
 
 def _tensorrt() -> ModuleType:
-    name = next(name for name in PACKAGES if importlib.util.find_spec(name))
+    name = next((name for name in PACKAGES if importlib.util.find_spec(name)), None)
+    if name is None:
+        raise NotOnThisMachineError(f"TensorRT is not installed. To install: {INSTALL}")
     return importlib.import_module(name)
 
 

@@ -14,6 +14,7 @@ from .prune import PruneConfig, PrunePass
 from .quantize import Mode, QuantizeConfig, QuantizePass
 from .share import ShareConfig, SharePass
 from .sparsify import SparsifyConfig, SparsifyPass
+from .tensorrt import TensorRtConfig, TensorRtPass
 from .training import DistillConfig, DistillPass, FinetuneConfig, FinetunePass
 from .transposed import LowerConfig, LowerPass
 
@@ -33,6 +34,7 @@ __all__ = [
     "QuantizeConfig",
     "ShareConfig",
     "SparsifyConfig",
+    "TensorRtConfig",
 ]
 
 PASSES: Mapping[str, Any] = {
@@ -49,5 +51,6 @@ PASSES: Mapping[str, Any] = {
         QuantizePass(),
         SharePass(),
         SparsifyPass(),
+        TensorRtPass(),
     )
 }

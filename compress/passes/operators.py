@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import onnx
-from onnx import ModelProto
+from onnx import ModelProto, NodeProto
 
 from aigc_compress.engines.ort import optimized
 
@@ -18,6 +18,7 @@ __all__ = [
     "RECURRENT",
     "STORED_SUFFIX",
     "all_nodes",
+    "count_operators",
     "is_integer",
     "operators_at_run_time",
     "with_node_names",
@@ -32,6 +33,7 @@ MOVING = (  # data, or shapes: no arithmetic
     *("Gather", "GatherElements", "GatherND", "Identity", "Pad", "Reshape", "Shape", "Size"),
     *("Slice", "SpaceToDepth", "Split", "Squeeze", "Tile", "Transpose", "Unsqueeze"),
 )
+PASSING = ("Identity", "Reshape", "Squeeze", "Transpose", "Unsqueeze")
 COSTLY = ("Conv", "ConvTranspose", "Gemm", "MatMul", *RECURRENT)
 ALIASES = {"FusedConv": "Conv", "FusedGemm": "Gemm", "FusedMatMul": "MatMul"}
 INTEGER_PREFIXES = (
@@ -99,3 +101,21 @@ def with_node_names(model: ModelProto) -> ModelProto:
         if not node.name or taken[node.name] > 1:
             node.name = f"{node.name or node.op_type}__{index}"
     return named
+
+
+def count_operators(model: ModelProto) -> dict[str, dict[str, int]]:
+    """Return how many costly operators stand between int8 tensors and how many do not, by type."""
+    makers = {name: node for node in model.graph.node for name in node.output}
+    counts: dict[str, Counter[str]] = {"int8": Counter(), "float": Counter()}
+    for node in model.graph.node:
+        if node.op_type in COSTLY:
+            is_int8 = all(_is_dequantized(name, makers) for name in node.input[:2])
+            counts["int8" if is_int8 else "float"][node.op_type] += 1
+    return {kind: dict(sorted(found.items())) for kind, found in counts.items()}
+
+
+def _is_dequantized(name: str, makers: dict[str, NodeProto]) -> bool:
+    node = makers.get(name)
+    while node is not None and node.op_type in PASSING:
+        node = makers.get(node.input[0])
+    return node is not None and node.op_type == "DequantizeLinear"

@@ -29,7 +29,8 @@ from aigc_compress.models.gan import GanConfig, Generator
 from aigc_compress.models.rnn import CharacterModel, RnnConfig
 from aigc_compress.passes import AutotuneConfig, Context
 from aigc_compress.passes.autotune.agreement import require_agreement
-from aigc_compress.passes.autotune.symmetric import count_operators, require_symmetric
+from aigc_compress.passes.autotune.symmetric import require_symmetric
+from aigc_compress.passes.operators import count_operators
 
 
 @needs_packages

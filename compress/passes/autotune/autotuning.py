@@ -26,11 +26,12 @@ from aigc_compress.errors import (
 )
 from aigc_compress.passes.base import Context, quiet_library
 from aigc_compress.passes.export import ExportConfig, export_graph
+from aigc_compress.passes.operators import count_operators
 from aigc_compress.task import Feeds
 
 from .agreement import require_agreement
 from .config import AutotuneConfig
-from .symmetric import count_operators, require_symmetric
+from .symmetric import require_symmetric
 
 if TYPE_CHECKING:
     from torch.fx import GraphModule

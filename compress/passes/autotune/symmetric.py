@@ -1,8 +1,7 @@
-"""Check that a graph's Quantize- and DequantizeLinear are what TensorRT takes, and count them."""
+"""Check that a graph's Quantize- and DequantizeLinear are what TensorRT takes."""
 
 from __future__ import annotations
 
-from collections import Counter
 from typing import Any
 
 import numpy as np
@@ -12,10 +11,7 @@ from onnx import ModelProto, NodeProto, numpy_helper
 from aigc_compress.errors import PassError
 from aigc_compress.passes.operators import BORDERS
 
-__all__ = ["count_operators", "require_symmetric"]
-
-COSTLY = ("Conv", "ConvTranspose", "Gemm", "MatMul", "LSTM", "GRU", "RNN")
-PASSING = ("Transpose", "Reshape", "Identity", "Unsqueeze", "Squeeze")
+__all__ = ["require_symmetric"]
 
 
 def require_symmetric(model: ModelProto) -> None:
@@ -39,21 +35,3 @@ def _require_symmetric_border(node: NodeProto, constants: dict[str, NDArray[Any]
         raise PassError(
             f"{node.name or node.op_type} has the zero point {found}; it must be int8 0."
         )
-
-
-def count_operators(model: ModelProto) -> dict[str, dict[str, int]]:
-    """Return how many costly operators stand between int8 tensors and how many do not, by type."""
-    makers = {name: node for node in model.graph.node for name in node.output}
-    counts: dict[str, Counter[str]] = {"int8": Counter(), "float": Counter()}
-    for node in model.graph.node:
-        if node.op_type in COSTLY:
-            is_int8 = all(_is_dequantized(name, makers) for name in node.input[:2])
-            counts["int8" if is_int8 else "float"][node.op_type] += 1
-    return {kind: dict(sorted(found.items())) for kind, found in counts.items()}
-
-
-def _is_dequantized(name: str, makers: dict[str, NodeProto]) -> bool:
-    node = makers.get(name)
-    while node is not None and node.op_type in PASSING:
-        node = makers.get(node.input[0])
-    return node is not None and node.op_type == "DequantizeLinear"

@@ -1,5 +1,6 @@
 """TensorRT: which graphs it takes, and how one becomes such a graph."""
 
+from .legal import Precision, TensorRtConfig, TensorRtPass
 from .linter import Finding, lint
 
-__all__ = ["Finding", "lint"]
+__all__ = ["Finding", "Precision", "TensorRtConfig", "TensorRtPass", "lint"]

@@ -1,0 +1,183 @@
+"""`export --engine trt`: a TensorRT engine from any model, with a card beside it.
+
+An engine file is what TensorRT alone can read; the card says what it is, what it was made of, and
+where it runs. Neither is trusted without the other.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from . import __version__
+from .api import require_output, to_onnx
+from .artifact import Artifact, graph_tensors, onnx_bytes
+from .engines.trt import BuildOptions, Sizes, build_engine, builder_version
+from .errors import InputFileError, UsageError
+from .loading import load_artifact
+from .passes import Context, FoldConfig, TensorRtConfig
+from .passes.quantize.config import RangeMethod
+from .passes.tensorrt import Precision
+from .pipeline import run_passes
+from .storage import digest_file, read_json, write_bytes
+from .task import OnStep, quiet
+from .workload import FeedOptions, make_workload
+
+__all__ = ["BuiltEngine", "EngineOptions", "build", "card_path", "parse_profiles", "read_card"]
+
+SCHEMA = "aigc-compress/engine/1"
+CALIBRATION_SETS = 64
+
+
+@dataclass(frozen=True)
+class EngineOptions:
+    """What an engine is built with.
+
+    Attributes:
+        precision: fp32, fp16, or int8 for layers with weights.
+        device: `portable`, or a compute capability like `sm_89`.
+        profiles: least, usual and most sizes of inputs with dynamic axes.
+        ranges: where the range of an activation ends, for int8.
+        keep_float: names of nodes that stay float32.
+        feeds: calibration feeds for a model without a task.
+        seed: of calibration feeds.
+    """
+
+    precision: Precision = "fp16"
+    device: str = "portable"
+    profiles: Mapping[str, Sizes] = field(default_factory=dict)
+    ranges: RangeMethod = "minmax"
+    keep_float: tuple[str, ...] = ()
+    feeds: FeedOptions = field(default_factory=FeedOptions)
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class BuiltEngine:
+    """An engine and its card.
+
+    Attributes:
+        plan: the serialized engine.
+        card: what stands beside it, ready for JSON.
+        notes: what the user should know about the feeds.
+    """
+
+    plan: bytes
+    card: Mapping[str, Any]
+    notes: tuple[str, ...] = ()
+
+
+def build(
+    source: str | Path,
+    options: EngineOptions | None = None,
+    output: Path | None = None,
+    *,
+    on_step: OnStep = quiet,
+) -> BuiltEngine:
+    """Build a TensorRT engine; with an output, write it and its card.
+
+    Args:
+        source: a reference's name, a `.pt` or an `.onnx` file in floating point.
+        options: see EngineOptions.
+        output: the `.engine` to write, with a `.engine.json` beside it; None: nothing is written.
+        on_step: called with (done, total) while feeds are read.
+
+    Raises:
+        NotOnThisMachineError: TensorRT is not installed.
+        UsageError: the source, a device or a profile is wrong.
+        PassError: TensorRT refuses the graph.
+        OutputError: a file cannot be written.
+    """
+    options = options or EngineOptions()
+    if output is not None:
+        require_output(output, source, suffix=".engine")
+    package, version = builder_version()
+    graph, notes = _prepared(source, options, on_step)
+    before = time.monotonic()
+    plan = build_engine(onnx_bytes(graph), BuildOptions(options.device, options.profiles))
+    seconds = time.monotonic() - before
+    inputs, outputs = graph_tensors(graph.payload)
+    card = {
+        "schema": SCHEMA,
+        "sha256": hashlib.sha256(plan).hexdigest(),
+        "size_bytes": len(plan),
+        "builder": {"package": package, "version": version},
+        "device": options.device,
+        "precision": options.precision,
+        "build_seconds": round(seconds, 3),
+        "inputs": [asdict(each) for each in inputs],
+        "outputs": [asdict(each) for each in outputs],
+        "profiles": {name: [*map(list, sizes)] for name, sizes in options.profiles.items()},
+        "source_sha256": graph.source_sha256,
+        "task": graph.task,
+        "history": [asdict(step) for step in graph.history],
+        **graph.history[-1].numbers,
+        "made_by": f"aigc-compress {__version__}",
+    }
+    if output is not None:
+        write_bytes(card_path(output), (json.dumps(card, indent=2) + "\n").encode())
+        write_bytes(output, plan)
+    return BuiltEngine(plan, card, notes)
+
+
+def _prepared(
+    source: str | Path, options: EngineOptions, on_step: OnStep
+) -> tuple[Artifact, tuple[str, ...]]:
+    """Return the graph that TensorRT takes, and what is to be said of the feeds."""
+    artifact = load_artifact(source)
+    workload = make_workload(artifact, options.feeds)
+    graph = to_onnx(artifact, workload, seed=options.seed)
+    is_int8 = options.precision == "int8"
+    calibration = workload.calibration(seed=options.seed)[:CALIBRATION_SETS] if is_int8 else ()
+    context = Context(workload.check_feeds(), calibration, options.seed, on_step=on_step)
+    config = TensorRtConfig(
+        precision=options.precision, ranges=options.ranges, keep_float=options.keep_float
+    )
+    legal = run_passes(graph, [("fold", FoldConfig()), ("tensorrt", config)], context)
+    return legal, workload.calibration_notes if is_int8 else ()
+
+
+def card_path(engine: Path) -> Path:
+    """Return where an engine's card stands."""
+    return engine.with_name(f"{engine.name}.json")
+
+
+def read_card(engine: Path) -> dict[str, Any]:
+    """Return an engine's card.
+
+    Raises:
+        InputFileError: engine or card are missing, or do not belong together.
+    """
+    if not engine.is_file():
+        raise InputFileError(f"There is no file {engine}.")
+    card = read_json(card_path(engine), SCHEMA, "aigc-compress export --engine trt")
+    if card.get("sha256") != digest_file(engine):
+        raise InputFileError(
+            f"{engine} is not the engine that {card_path(engine).name} tells of. Export it again."
+        )
+    return card
+
+
+def parse_profiles(texts: Sequence[str]) -> dict[str, Sizes]:
+    """Return profiles from `input=1,3,64,64:1,3,224,224:8,3,512,512`; raises UsageError."""
+    found: dict[str, Sizes] = {}
+    for text in texts:
+        name, is_there, rows = text.partition("=")
+        try:
+            least, usual, most = (tuple(map(int, row.split(","))) for row in rows.split(":"))
+        except ValueError as error:
+            raise UsageError(
+                f"--profile {text!r} must read INPUT=LEAST:USUAL:MOST, each with all sizes, like"
+                " image=1,3,64,64:1,3,224,224:8,3,512,512."
+            ) from error
+        if not (name and is_there and len(least) == len(usual) == len(most)):
+            raise UsageError(f"--profile {text!r} must have as many sizes in each of its parts.")
+        if any(not 0 < a <= b <= c for a, b, c in zip(least, usual, most, strict=True)):
+            raise UsageError(f"--profile {text!r} must rise from part to part, beginning at 1.")
+        found[name] = (least, usual, most)
+    return found
