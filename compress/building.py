@@ -10,15 +10,16 @@ import hashlib
 import json
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from . import __version__
 from .api import require_output, to_onnx
 from .artifact import Artifact, graph_tensors, onnx_bytes
-from .engines.trt import BuildOptions, Sizes, build_engine, builder_version
-from .errors import InputFileError, UsageError
+from .engines import ENGINES
+from .engines.trt import BuildOptions, Sizes, build_engine, builder_version, gpu_target
+from .errors import InputFileError, NotOnThisMachineError, PassError, UsageError, first_line
 from .loading import load_artifact
 from .passes import Context, FoldConfig, TensorRtConfig
 from .passes.quantize.config import RangeMethod
@@ -28,10 +29,21 @@ from .storage import digest_file, read_json, write_bytes
 from .task import OnStep, quiet
 from .workload import FeedOptions, make_workload
 
-__all__ = ["BuiltEngine", "EngineOptions", "build", "card_path", "parse_profiles", "read_card"]
+__all__ = [
+    "PRECISIONS",
+    "BuiltEngine",
+    "EngineOptions",
+    "build",
+    "card_path",
+    "parse_profiles",
+    "read_card",
+    "try_builds",
+    "why_not_here",
+]
 
 SCHEMA = "aigc-compress/engine/1"
 CALIBRATION_SETS = 64
+PRECISIONS: tuple[Precision, ...] = ("fp32", "fp16", "int8")
 
 
 @dataclass(frozen=True)
@@ -125,6 +137,35 @@ def build(
     return BuiltEngine(plan, card, notes)
 
 
+def try_builds(
+    sources: Sequence[str | Path],
+    precisions: Sequence[Precision] = PRECISIONS,
+    options: EngineOptions | None = None,
+    *,
+    on_step: OnStep = quiet,
+) -> list[dict[str, Any]]:
+    """Build every model in every precision, write nothing, and tell time, size or what failed.
+
+    Raises:
+        NotOnThisMachineError: TensorRT is not installed.
+        UsageError: a source is wrong.
+    """
+    builder_version()
+    options = options or EngineOptions()
+    rows: list[dict[str, Any]] = []
+    jobs = [(source, precision) for source in sources for precision in precisions]
+    for source, precision in jobs:
+        on_step(len(rows), len(jobs))
+        row: dict[str, Any] = {"model": str(source), "precision": precision, "refused": None}
+        try:
+            card = build(source, replace(options, precision=precision)).card
+            row |= {key: card[key] for key in ("build_seconds", "size_bytes", "sqnr_db", "builder")}
+        except PassError as error:
+            row["refused"] = first_line(error)
+        rows.append(row)
+    return rows
+
+
 def _prepared(
     source: str | Path, options: EngineOptions, on_step: OnStep
 ) -> tuple[Artifact, tuple[str, ...]]:
@@ -161,6 +202,27 @@ def read_card(engine: Path) -> dict[str, Any]:
             f"{engine} is not the engine that {card_path(engine).name} tells of. Export it again."
         )
     return card
+
+
+def why_not_here(card: Mapping[str, Any]) -> str | None:
+    """Return what keeps an engine from running on this machine, or None."""
+    wanted = card["builder"]
+    try:
+        package, version = builder_version()
+    except NotOnThisMachineError as error:
+        return str(error)
+    if (package, version) != (wanted["package"], wanted["version"]):
+        return (
+            f"It was built by {wanted['package']} {wanted['version']}, and here is {package}"
+            f" {version}: engines run on the very version that built them. Export it again."
+        )
+    found = ENGINES["trt"].availability()
+    if not found.is_available:
+        return f"{found.detail[0].upper()}{found.detail[1:]}."
+    here = gpu_target()
+    if card["device"] not in ("portable", here):
+        return f"It was built for {card['device']}, and this GPU is {here}. Export it again."
+    return None
 
 
 def parse_profiles(texts: Sequence[str]) -> dict[str, Sizes]:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from aigc_compress.console import progress, show_json, to_json
+from aigc_compress.console import progress, show_json, show_table, to_json
 from aigc_compress.errors import UsageError
 from aigc_compress.storage import require_writable, write_bytes
 
@@ -15,6 +15,7 @@ from . import options as common
 
 if TYPE_CHECKING:
     from aigc_compress.bench_result import BenchOptions, BenchResult
+    from aigc_compress.workload import FeedOptions
 
 __all__ = ["bench"]
 
@@ -56,6 +57,10 @@ def bench(
     profile: Annotated[
         bool, typer.Option("--profile", help="show where the time of every layer goes (ort)")
     ] = False,
+    build_only: Annotated[
+        bool,
+        typer.Option("--build-only", help="trt: build engines, show time and size; needs no GPU"),
+    ] = False,
     strict: Annotated[bool, typer.Option("--strict", help="fail on a busy machine")] = False,
     seed: common.Seed = 0,
     replay: Annotated[
@@ -81,11 +86,19 @@ def bench(
         aigc-compress bench --engine ort,torch gan.pt -o gan.json
 
         aigc-compress bench --replay gan.json
+
+        aigc-compress bench gan.onnx --engine trt --build-only
     """
     from aigc_compress.bench_result import BenchOptions
 
     if output is not None:
         require_writable(output)
+    if build_only:
+        if engine != "trt":
+            raise UsageError(f"Only trt builds engines beforehand, not {engine}.")
+        feeds = common.feed_options(calibration, evaluation, feed, shape)
+        _report_builds(models or [], feeds, output, as_json=json)
+        return
     if replay is not None:
         _report(_replayed(models, replay), output, as_json=json)
         return
@@ -113,6 +126,36 @@ def bench(
         ),
     )
     _report(_measured(models or [], options), output, as_json=json)
+
+
+def _report_builds(
+    models: list[str], feeds: FeedOptions, output: Path | None, *, as_json: bool
+) -> None:
+    from aigc_compress.benching import workspace_sources
+    from aigc_compress.building import EngineOptions, try_builds
+    from aigc_compress.models import REFERENCES
+
+    sources = models or [*map(str, workspace_sources(Path.cwd()))] or [*REFERENCES]
+    with progress("bench") as on_step:
+        rows = try_builds(sources, options=EngineOptions(feeds=feeds), on_step=on_step)
+    document = {"schema": "aigc-compress/builds/1", "engine": "trt", "builds": rows}
+    if output is not None:
+        write_bytes(output, (to_json(document) + "\n").encode())
+    if as_json:
+        show_json(document)
+        return
+    shown = [
+        [row["model"], row["precision"], "", "", "", f"refused: {row['refused']}"]
+        if row["refused"]
+        else [
+            *(row["model"], row["precision"], f"{row['build_seconds']:.1f}"),
+            *(f"{row['size_bytes'] / 1e6:.2f} MB", f"{row['sqnr_db']:.1f}"),
+            " ".join(row["builder"].values()),
+        ]
+        for row in rows
+    ]
+    names = ["model", "precision", "s to build", "engine", "dB from the source", "built by"]
+    show_table("TensorRT engines, built and not run", names, shown)
 
 
 def _measured(models: list[str], options: BenchOptions) -> BenchResult:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import asdict
+from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from aigc_compress.console import say, show, show_json, show_table
-from aigc_compress.errors import UsageError
+from aigc_compress.errors import NotOnThisMachineError, UsageError
 
 from . import options as common
 
@@ -19,7 +20,8 @@ SHOWN = 3  # names of nodes with the same fault
 
 def doctor(
     model: Annotated[
-        str | None, typer.Argument(help="a model to check for an engine [this machine]")
+        str | None,
+        typer.Argument(help="a model to check for an engine, or an .engine [this machine]"),
     ] = None,
     engine: Annotated[str, typer.Option(help="trt: whose rules a model is checked by")] = "trt",
     json: common.Json = False,
@@ -28,16 +30,37 @@ def doctor(
 
     With a model, every node that TensorRT's parser or builder would refuse is listed with the rule
     and what would help; neither TensorRT nor a GPU is needed. The exit code is 1 if there is one.
+    With an .engine it says whether this machine can run it, and exits with 3 if not.
 
     Examples:
         aigc-compress doctor
 
         aigc-compress doctor gan.onnx --engine trt
+
+        aigc-compress doctor gan.engine
     """
     if model is None:
         _show_machine(json)
+    elif model.endswith(".engine"):
+        _check_engine(Path(model), json)
     else:
         _check(model, engine, json)
+
+
+def _check_engine(path: Path, json: bool) -> None:
+    from aigc_compress.building import read_card, why_not_here
+
+    card = read_card(path)
+    reason = why_not_here(card)
+    if json:
+        show_json(
+            {"schema": "aigc-compress/doctor-engine/1", "engine": str(path)}
+            | {"runs_here": reason is None, "reason": reason, "card": card}
+        )
+        raise typer.Exit(0 if reason is None else NotOnThisMachineError.exit_code)
+    if reason is not None:
+        raise NotOnThisMachineError(f"{path} cannot run here. {reason}")
+    show(f"{path} runs here.")
 
 
 def _check(model: str, engine: str, json: bool) -> None:

@@ -30,6 +30,7 @@ __all__ = [
     "TrtSession",
     "build_engine",
     "builder_version",
+    "gpu_target",
 ]
 
 PACKAGES = ("tensorrt", "tensorrt_rtx")
@@ -60,13 +61,16 @@ class TrtEngine:
 
     def availability(self) -> Availability:
         """Tell what is missing: the package, or a GPU."""
-        missing = []
+        missing, how = [], ""
         if not any(importlib.util.find_spec(name) for name in PACKAGES):
-            missing.append("neither tensorrt nor tensorrt_rtx is installed")
+            missing, how = ["neither tensorrt nor tensorrt_rtx is installed"], INSTALL
         if not _has_cuda_device():
-            missing.append("torch sees no CUDA device (an NVIDIA GPU with its driver is needed)")
+            missing.append(
+                "torch sees no CUDA device (an NVIDIA GPU with its driver is needed; `export` and"
+                " `bench --build-only` need none)"
+            )
         if missing:
-            return Availability(False, " and ".join(missing), INSTALL)
+            return Availability(False, " and ".join(missing), how)
         return Availability(True, f"{_tensorrt().__name__} {_tensorrt().__version__}")
 
     def load(self, artifact: Artifact, *, threads: int) -> TrtSession:
@@ -218,3 +222,11 @@ def _has_cuda_device() -> bool:
     import torch
 
     return torch.cuda.is_available()
+
+
+def gpu_target() -> str:
+    """Return the compute capability of the first CUDA device, like `sm_89`."""
+    import torch
+
+    major, minor = torch.cuda.get_device_capability()
+    return f"sm_{major}{minor}"

@@ -47,7 +47,8 @@ def test_an_engine_that_is_missing_tells_how_to_get_it():
         found = engine.availability()
         assert found.detail
         if not found.is_available:
-            with pytest.raises(NotOnThisMachineError, match="pip install"):
+            how = "pip install" if found.install else "an NVIDIA GPU"
+            with pytest.raises(NotOnThisMachineError, match=how):
                 get_engine(name)
 
 
