@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import importlib.metadata
 import importlib.util
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -51,7 +52,7 @@ class OpenVinoEngine:
 
 
 class OpenVinoSession:
-    """A compiled model with one inference request; feeds are not checked here."""
+    """A compiled model with an inference request for each thread; feeds are not checked here."""
 
     def __init__(self, model: bytes | Path, *, threads: int) -> None:
         openvino = importlib.import_module("openvino")
@@ -67,17 +68,24 @@ class OpenVinoSession:
             compiled = core.compile_model(graph, "CPU", settings)
         except RuntimeError as error:
             raise PassError(f"OpenVINO does not load this graph: {_reason(error)}") from error
-        self._request = compiled.create_infer_request()
+        self._compiled, self._own = compiled, threading.local()
         self._names = [each.get_any_name() for each in compiled.outputs]
 
     def run(self, feeds: Feeds) -> dict[str, NDArray[Any]]:
         """Return the outputs by name."""
+        request = self._request()
         try:
-            self._request.infer(dict(feeds))
+            request.infer(dict(feeds))
         except (RuntimeError, TypeError, ValueError) as error:
             raise PassError(f"OpenVINO does not run this graph: {_reason(error)}") from error
         # The request's own memory is written again by the next call, so it is copied.
-        return {name: np.array(self._request.get_tensor(name).data) for name in self._names}
+        return {name: np.array(request.get_tensor(name).data) for name in self._names}
+
+    def _request(self) -> Any:
+        """Return this thread's request: one that is at work takes no second call."""
+        if not hasattr(self._own, "request"):
+            self._own.request = self._compiled.create_infer_request()
+        return self._own.request
 
 
 def _reason(error: Exception) -> str:

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from aigc_compress.artifact import Artifact
+from aigc_compress.errors import PassError, first_line
 from aigc_compress.task import Feeds
 
 from .base import Availability
@@ -55,6 +56,17 @@ class TorchRunner:
         return {name: value.cpu().numpy() for name, value in zip(output_names, listed, strict=True)}
 
 
+class TorchSession(TorchRunner):
+    """A runner whose failures are ours, as those of other engines; feeds are not checked here."""
+
+    def run(self, feeds: Feeds) -> dict[str, NDArray[Any]]:
+        """Return the outputs by name."""
+        try:
+            return super().run(feeds)
+        except Exception as error:  # a module's own code raises whatever it likes
+            raise PassError(f"torch does not run this module: {first_line(error)}") from error
+
+
 class TorchEngine:
     """torch in eager mode."""
 
@@ -68,9 +80,9 @@ class TorchEngine:
             return Availability(False, "torch is not installed", install)
         return Availability(True, "torch, eager, CPU")
 
-    def load(self, artifact: Artifact, *, threads: int) -> TorchRunner:
+    def load(self, artifact: Artifact, *, threads: int) -> TorchSession:
         """Wrap the module; `threads` holds for the whole process."""
         import torch
 
         torch.set_num_threads(threads)
-        return TorchRunner(artifact.payload)
+        return TorchSession(artifact.payload)

@@ -115,8 +115,10 @@ BUILD_TIME: Mapping[str, tuple[int, ...]] = {
     "Unsqueeze": (1,),
     "Upsample": (1,),
 }
-RESIZE_MODES = ("align_corners", "asymmetric", "half_pixel", "half_pixel_symmetric")
-RESIZE_MODES += ("pytorch_half_pixel", "tf_half_pixel_for_nn")
+RESIZE_MODES = (
+    *("align_corners", "asymmetric", "half_pixel", "half_pixel_symmetric"),
+    *("pytorch_half_pixel", "tf_half_pixel_for_nn"),
+)
 NO_UINT8 = frozenset(
     {
         *("Add", "Clip", "Div", "Greater", "GreaterOrEqual", "Less", "LessOrEqual", "Max"),

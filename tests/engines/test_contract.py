@@ -1,0 +1,111 @@
+"""What every engine that is here promises, whatever it runs on."""
+
+import gc
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import psutil
+import pytest
+
+from aigc_compress.api import to_onnx
+from aigc_compress.engines import ENGINES
+from aigc_compress.errors import PassError
+from aigc_compress.loading import load_artifact
+from aigc_compress.models import REFERENCES
+from aigc_compress.workload import FeedOptions, make_workload
+
+PRESENT = [name for name, engine in ENGINES.items() if engine.availability().is_available]
+CLOSE = {"ort": 0.0, "openvino": 1e-4, "torch": 1e-4, "trt": 1e-2}  # of the largest output
+MIB = 2**20
+
+
+@pytest.fixture(scope="module")
+def references():
+    """Return each reference with its graph, its feeds, and ONNX Runtime's outputs."""
+    found = {}
+    for name in REFERENCES:
+        artifact = load_artifact(name)
+        workload = make_workload(artifact, FeedOptions())
+        found[name] = artifact, to_onnx(artifact, workload), workload
+    return found
+
+
+def opened(engine, references, name):
+    artifact, graph, _ = references[name]
+    return ENGINES[engine].load(artifact if ENGINES[engine].stage == "torch" else graph, threads=1)
+
+
+def feeds_of(references, name, batch, length=1):
+    return references[name][2].timing_feeds(batch=batch, length=length, seed=batch)
+
+
+@pytest.mark.parametrize("name", REFERENCES)
+@pytest.mark.parametrize("engine", PRESENT)
+def test_outputs_are_those_of_onnx_runtime_at_every_size(engine, name, references):
+    session, reference = opened(engine, references, name), opened("ort", references, name)
+    lengths = (1, 6) if "rnn" in name else (1,)
+    for batch in (1, 3):
+        for length in lengths:
+            feeds = feeds_of(references, name, batch, length)
+            wanted, found = reference.run(feeds), session.run(feeds)
+            assert set(found) == set(wanted)
+            for key, value in wanted.items():
+                assert found[key].dtype == value.dtype
+                limit = CLOSE[engine] * np.abs(value).max()
+                np.testing.assert_allclose(found[key], value, rtol=0, atol=limit)
+
+
+@pytest.mark.parametrize("engine", PRESENT)
+@pytest.mark.parametrize(
+    "spoil",
+    [
+        lambda feeds: {"other": feeds["image"]},
+        lambda feeds: {"image": feeds["image"][0]},
+        lambda feeds: {"image": feeds["image"][:, :, :9]},
+        lambda feeds: {},
+    ],
+)
+def test_feeds_that_do_not_fit_are_one_error_in_one_line(engine, spoil, references):
+    session = opened(engine, references, "cnn")
+    feeds = feeds_of(references, "cnn", 2)
+    with pytest.raises(PassError, match="does not run") as told:
+        session.run(spoil(feeds))
+    assert "\n" not in str(told.value)
+    assert session.run(feeds)  # and it goes on
+
+
+@pytest.mark.parametrize("engine", PRESENT)
+def test_two_sessions_do_not_disturb_each_other(engine, references):
+    one, other = (opened(engine, references, name) for name in ("gan", "cnn"))
+    feeds = {name: feeds_of(references, name, 2) for name in ("gan", "cnn")}
+    first = one.run(feeds["gan"])["image"].copy(), other.run(feeds["cnn"])["logits"].copy()
+    for _ in range(3):
+        np.testing.assert_array_equal(one.run(feeds["gan"])["image"], first[0])
+        np.testing.assert_array_equal(other.run(feeds["cnn"])["logits"], first[1])
+
+
+@pytest.mark.parametrize("engine", PRESENT)
+def test_one_session_serves_several_threads(engine, references):
+    session = opened(engine, references, "cnn")
+    batches = [1 + n % 4 for n in range(40)]
+    feeds = {batch: feeds_of(references, "cnn", batch) for batch in set(batches)}
+    wanted = {batch: session.run(each)["logits"] for batch, each in feeds.items()}
+    with ThreadPoolExecutor(4) as pool:
+        found = list(pool.map(lambda batch: session.run(feeds[batch])["logits"], batches))
+    for batch, value in zip(batches, found, strict=True):
+        np.testing.assert_allclose(value, wanted[batch], atol=1e-4)
+
+
+@pytest.mark.parametrize("engine", PRESENT)
+def test_a_session_that_is_dropped_gives_its_memory_back(engine, references):
+    if engine == "torch":
+        pytest.skip("a torch session holds no memory beside the module")
+
+    def open_and_run(times):
+        for _ in range(times):
+            opened(engine, references, "gan").run(feeds_of(references, "gan", 1))
+        gc.collect()
+        return psutil.Process().memory_info().rss
+
+    before = open_and_run(10)
+    assert open_and_run(30) - before < 30 * MIB  # the weights are 6 MB: kept, they would be 180
