@@ -68,6 +68,7 @@ class SearchConfig(BaseModel):
 
     min_speedup: float = Field(default=1.0, ge=1, description="over the step before")
     max_minutes: float = Field(default=20.0, gt=0, description="time of the search")
+    max_bytes: int | None = Field(default=None, ge=1, description="largest file; none: any")
     processes: int = Field(default=8, ge=3, description="fresh processes of its contest")
     isa: str | None = Field(
         default=None, description="processor that the file is for, such as avx2; none: this one"
@@ -349,6 +350,7 @@ class _Run:
             least_speedup=config.min_speedup,
             seed=self._options.seed,
             plan=replace(self._options.plan, processes=config.processes),
+            most_bytes=config.max_bytes,
             most_minutes=config.max_minutes,
             isa=config.isa,
         )

@@ -1,5 +1,5 @@
 """The reference models: definitions, data, tasks, training and trained weights."""
 
 REFERENCES = ("gan", "cnn", "rnn", "rnn-gru")
-EDGES = ("cnn-edge", "rnn-edge")  # what the recipe of that name made of a reference
+EDGES = ("gan-edge", "cnn-edge", "rnn-edge")  # what the recipe of that name made of a reference
 SHIPPED = (*REFERENCES, *EDGES)

@@ -89,6 +89,7 @@ FLOORS = {
                 "refine",
                 "replay",
                 "running",
+                "serving",
                 "splitting",
                 "why_not",
                 "workload",

@@ -25,6 +25,10 @@ def export(
     engine: Annotated[
         str | None, typer.Option(help="trt: build a TensorRT engine [an ONNX graph]")
     ] = None,
+    to: Annotated[
+        str | None, typer.Option(help="triton: a model repository for Triton Inference Server")
+    ] = None,
+    name: Annotated[str | None, typer.Option(help="triton: name of the model [the file's]")] = None,
     opset: Annotated[int, typer.Option(min=17, max=23, help="ONNX operator set")] = 20,
     precision: Annotated[
         str, typer.Option(help="trt: fp32, fp16, or int8 for layers with weights")
@@ -60,13 +64,29 @@ def export(
         aigc-compress export gan --engine trt --precision int8 -o gan.engine
 
         aigc-compress export net.onnx --engine trt --device sm_89 --profile x=1,8:1,8:32,8
+
+        aigc-compress export cnn.int8.onnx --to triton -o repository/
     """
     from aigc_compress.workload import FeedOptions
 
     feeds = common.feed_options(calibration, None, feed, shape)
+    if to is not None:
+        if to != "triton" or engine is not None:
+            raise UsageError("--to knows triton alone, and goes without --engine.")
+        _add_to_repository(model, output or Path("repository"), name, feeds, seed, json)
+        return
     if engine is None:
-        if feeds != FeedOptions() or profile or keep_float or device != "portable":
-            raise UsageError("Feeds, --profile, --keep-float and --device belong to --engine trt.")
+        if (
+            name is not None
+            or feeds != FeedOptions()
+            or profile
+            or keep_float
+            or device != "portable"
+        ):
+            raise UsageError(
+                "Feeds, --profile, --keep-float and --device belong to --engine trt, and --name"
+                " to --to."
+            )
         _export_graph(model, output or Path(f"{Path(model).stem}.onnx"), opset, json)
         return
     if engine != "trt":
@@ -96,6 +116,30 @@ def _export_graph(model: str, target: Path, opset: int, json: bool) -> None:
         return
     say(f"Largest difference to torch: {numbers['largest_relative_difference']:.1e} of the output.")
     show(str(target))
+
+
+def _add_to_repository(
+    model: str, repository: Path, name: str | None, feeds: Any, seed: int, json: bool
+) -> None:
+    from aigc_compress.serving import export_repository
+
+    with progress(f"export {model}") as on_step:
+        made = export_repository(
+            model, repository, name=name, feeds=feeds, seed=seed, on_step=on_step
+        )
+    if json:
+        document = {"schema": "aigc-compress/repository/1", "output": str(made.folder)}
+        show_json(
+            document
+            | {"largest_batch": made.largest_batch}
+            | {"samples_per_second": {str(k): v for k, v in made.samples_per_second.items()}}
+        )
+        return
+    for batch, rate in made.samples_per_second.items():
+        say(f"{rate:,.0f} samples a second at batch {batch}.")
+    told = f"up to {made.largest_batch}" if made.largest_batch > 1 else "one by one"
+    say(f"The server joins requests: {told}.")
+    show(str(made.folder))
 
 
 def _build_engine(model: str, target: Path, options: Any, json: bool) -> None:
