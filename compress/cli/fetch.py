@@ -15,7 +15,7 @@ __all__ = ["fetch"]
 
 
 def fetch(
-    name: Annotated[str, typer.Argument(help="gan, cnn, rnn, rnn-gru, gan-edge, cnn-edge or rnn-edge")],
+    name: Annotated[str, typer.Argument(help="gan, cnn, rnn, rnn-gru, or gan-, cnn- or rnn-edge")],
     output: Annotated[
         Path | None,
         typer.Option("-o", "--output", help="file to write [NAME.pt, NAME-edge.onnx]"),

@@ -61,7 +61,7 @@ def test_outputs_are_those_of_onnx_runtime_at_every_size(engine, name, reference
     [
         lambda feeds: {"other": feeds["image"]},
         lambda feeds: {"image": feeds["image"][0]},
-        lambda feeds: {"image": feeds["image"][:, :, :9]},
+        lambda feeds: {"image": feeds["image"].repeat(2, axis=1)},
         lambda feeds: {},
     ],
 )
