@@ -69,10 +69,16 @@ class OpenVinoSession:
         except RuntimeError as error:
             raise PassError(f"OpenVINO does not load this graph: {_reason(error)}") from error
         self._compiled, self._own = compiled, threading.local()
+        self._inputs = {each.get_any_name(): each.get_partial_shape() for each in compiled.inputs}
+        self._fitting: set[tuple[Any, ...]] = set()
         self._names = [each.get_any_name() for each in compiled.outputs]
 
     def run(self, feeds: Feeds) -> dict[str, NDArray[Any]]:
         """Return the outputs by name."""
+        shapes = tuple((name, value.shape) for name, value in feeds.items())
+        if shapes not in self._fitting:
+            self._require_fitting(feeds)
+            self._fitting.add(shapes)
         request = self._request()
         try:
             request.infer(dict(feeds))
@@ -80,6 +86,19 @@ class OpenVinoSession:
             raise PassError(f"OpenVINO does not run this graph: {_reason(error)}") from error
         # The request's own memory is written again by the next call, so it is copied.
         return {name: np.array(request.get_tensor(name).data) for name in self._names}
+
+    def _require_fitting(self, feeds: Feeds) -> None:
+        """Raise PassError for what OpenVINO takes without a word: missing feeds, wrong ranks."""
+        openvino = importlib.import_module("openvino")
+        fault = None
+        if set(feeds) != set(self._inputs):
+            fault = f"it reads {sorted(self._inputs)}, not {sorted(feeds)}"
+        for name in set(feeds) & set(self._inputs):
+            shape = feeds[name].shape
+            if not self._inputs[name].compatible(openvino.PartialShape(list(shape))):
+                fault = f"{name} is {self._inputs[name]}, not {list(shape)}"
+        if fault:
+            raise PassError(f"OpenVINO does not run this graph: {fault}")
 
     def _request(self) -> Any:
         """Return this thread's request: one that is at work takes no second call."""

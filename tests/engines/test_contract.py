@@ -108,4 +108,5 @@ def test_a_session_that_is_dropped_gives_its_memory_back(engine, references):
         return psutil.Process().memory_info().rss
 
     before = open_and_run(10)
-    assert open_and_run(30) - before < 30 * MIB  # the weights are 6 MB: kept, they would be 180
+    # The weights are 6 MB: kept, they and what is packed of them would be 180 and more.
+    assert open_and_run(30) - before < 100 * MIB
