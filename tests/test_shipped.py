@@ -12,6 +12,8 @@ from aigc_compress.models.tasks import make_task
 from aigc_compress.passes.saturation import find_saturation
 from aigc_compress.runtime import load
 
+# Kernels of other processors round otherwise: KID x 1e3, points of top-1, bits per character.
+CLOSE = {"gan-edge": 0.15, "cnn-edge": 0.15, "rnn-edge": 0.003}
 LEAST_SMALLER = {"gan-edge": 9.5, "cnn-edge": 20, "rnn-edge": 15}  # than the reference's file
 
 
@@ -39,6 +41,6 @@ def test_an_edge_model_is_what_its_card_says(name, run_cli, workplace):
     assert artifact.spec is not None
     task = make_task(artifact.task, artifact.spec.config)
     found = task.evaluate(Shipped(path), split="test")
-    assert found.value == pytest.approx(card["quality"]["value"], rel=0.002)  # other kernels round
+    assert found.value == pytest.approx(card["quality"]["value"], abs=CLOSE[name])
     assert run_cli("fetch", name).code == 0
     assert (workplace / path.name).read_bytes() == path.read_bytes()
