@@ -132,6 +132,8 @@ def test_export_and_doctor(run_cli, refuse, net, workplace):
     refuse("export", "gan.pt", "--engine", "openvino", code=2)
     refuse("export", "gan.pt", "--engine", "trt", "--precision", "int4", code=2)
     refuse("export", "gan.pt", "--engine", "trt", "-o", "gan.onnx", code=2)
+    refuse("export", "gan.pt", "--precision", "int8", code=2)
+    refuse("export", "gan.pt", "--engine", "trt", "--opset", "18", code=2)
     refuse("export", "gan.pt", "--profile", "z=1,4:1,4:1,4", code=2)
     refuse("doctor", "net.onnx", "--engine", "ort", code=2)
     refuse("doctor", "nowhere.engine", code=2)

@@ -29,10 +29,12 @@ def export(
         str | None, typer.Option(help="triton: a model repository for Triton Inference Server")
     ] = None,
     name: Annotated[str | None, typer.Option(help="triton: name of the model [the file's]")] = None,
-    opset: Annotated[int, typer.Option(min=17, max=23, help="ONNX operator set")] = 20,
+    opset: Annotated[
+        int | None, typer.Option(min=17, max=23, help="ONNX operator set, for a graph [20]")
+    ] = None,
     precision: Annotated[
-        str, typer.Option(help="trt: fp32, fp16, or int8 for layers with weights")
-    ] = "fp16",
+        str | None, typer.Option(help="trt: fp32, fp16, or int8 for layers with weights [fp16]")
+    ] = None,
     device: Annotated[
         str, typer.Option(help="trt: portable, or a compute capability like sm_89")
     ] = "portable",
@@ -78,19 +80,23 @@ def export(
     if engine is None:
         if (
             name is not None
+            or precision is not None
             or feeds != FeedOptions()
             or profile
             or keep_float
             or device != "portable"
         ):
             raise UsageError(
-                "Feeds, --profile, --keep-float and --device belong to --engine trt, and --name"
-                " to --to."
+                "Feeds, --precision, --profile, --keep-float and --device belong to --engine trt,"
+                " and --name to --to."
             )
-        _export_graph(model, output or Path(f"{Path(model).stem}.onnx"), opset, json)
+        _export_graph(model, output or Path(f"{Path(model).stem}.onnx"), opset or 20, json)
         return
     if engine != "trt":
         raise UsageError(f"--engine {engine}: only trt has engines that are built beforehand.")
+    if opset is not None:
+        raise UsageError("--opset is of ONNX graphs; the graph of an engine has its own.")
+    precision = precision or "fp16"
     if precision not in PRECISIONS:
         raise UsageError(f"--precision must be one of {', '.join(PRECISIONS)}, not {precision}.")
     from aigc_compress.building import EngineOptions, parse_profiles
