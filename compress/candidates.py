@@ -3,7 +3,8 @@
 They come in rounds, so that later ones build on what the gate found out about earlier ones: whole
 schemes first, then the closest again with their accuracy repaired where they are outside the
 budget, then splits between integers and floats at a few targets of SQNR, then splits between the
-last that was outside the budget and the first within, then the last outside repaired.
+last that was outside the budget and the first within, then the last outside repaired. Where the
+file must not be large, what is too large comes once more with its floats stored as INT8.
 """
 
 from __future__ import annotations
@@ -54,6 +55,7 @@ class Search:
         targets_db: SQNR that splits between integers and floats aim at first, rising.
         sensitivity_seconds: most time for measuring the harm of nodes, per graph.
         most_seconds: time after which no further candidate is made; None: no limit.
+        most_bytes: largest size of the file; None: any.
     """
 
     mode: Mode = "auto"
@@ -61,6 +63,7 @@ class Search:
     targets_db: tuple[float, ...] = (20.0,)
     sensitivity_seconds: float = 60.0
     most_seconds: float | None = None
+    most_bytes: int | None = None
 
 
 @dataclass(frozen=True)
@@ -122,6 +125,17 @@ class Maker:
         Args:
             look: returns what the gate found out about a candidate of an earlier round.
         """
+        for made in self._rounds(look):
+            yield [*made, *self._stored(made)]
+
+    def _stored(self, made: list[Candidate]) -> Iterator[Candidate]:
+        """Yield what is too large again, its floats stored as INT8."""
+        most = self._search.most_bytes
+        for each in made:
+            if most is not None and each.artifact and each.artifact.payload.ByteSize() > most:
+                yield self._passed(f"{each.name}, stored as INT8", each.artifact, "store", {})
+
+    def _rounds(self, look: Look) -> Iterator[list[Candidate]]:
         floats, bases = self._floats()
         yield floats
         schemes = [each for suffix, base in bases for each in self._schemes(suffix, base)]

@@ -310,7 +310,13 @@ def _search(options: QuantizeOptions, *, has_task: bool) -> Search:
     steps = TASK_STEPS_DB if has_task else (MARGIN_DB,)
     targets = tuple(least_db + step for step in steps)
     most_seconds = None if options.most_minutes is None else 60 * options.most_minutes
-    return Search(options.mode, _scheme(options), targets, most_seconds=most_seconds)
+    return Search(
+        options.mode,
+        _scheme(options),
+        targets,
+        most_seconds=most_seconds,
+        most_bytes=options.most_bytes,
+    )
 
 
 def _scheme(options: QuantizeOptions) -> Scheme:

@@ -132,3 +132,18 @@ def test_a_run_that_goes_on_makes_the_same_and_measures_nothing_again(feeds, tmp
     assert {n: f.agreement_db for n, f in after[1].known.items()} == {
         n: f.agreement_db for n, f in before[1].known.items()
     }
+
+
+def test_what_is_too_large_comes_again_with_its_floats_stored_as_integers(feeds):
+    rounds, judge, _ = made_for(feeds, 25.0, search=Search(targets_db=(25.0,), most_bytes=1000))
+    too_large = [FOLDED, "INT8, auto"]
+    for name in too_large:
+        again = f"{name}, stored as INT8"
+        assert any(name in names and again in names for names in rounds)
+    # The chain's weights are few: what cannot be stored says so in its place.
+    assert "at least 1024 elements" in judge(f"{FOLDED}, stored as INT8").reason
+
+
+def test_nothing_is_stored_otherwise_where_any_size_will_do(feeds):
+    rounds, _, _ = made_for(feeds, 25.0)
+    assert not any("stored" in name for names in rounds for name in names)

@@ -14,6 +14,7 @@ from .prune import PruneConfig, PrunePass
 from .quantize import Mode, QuantizeConfig, QuantizePass
 from .share import ShareConfig, SharePass
 from .sparsify import SparsifyConfig, SparsifyPass
+from .store import StoreConfig, StorePass
 from .tensorrt import TensorRtConfig, TensorRtPass
 from .training import DistillConfig, DistillPass, FinetuneConfig, FinetunePass
 from .transposed import LowerConfig, LowerPass
@@ -34,6 +35,7 @@ __all__ = [
     "QuantizeConfig",
     "ShareConfig",
     "SparsifyConfig",
+    "StoreConfig",
     "TensorRtConfig",
 ]
 
@@ -51,6 +53,7 @@ PASSES: Mapping[str, Any] = {
         QuantizePass(),
         SharePass(),
         SparsifyPass(),
+        StorePass(),
         TensorRtPass(),
     )
 }

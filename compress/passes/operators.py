@@ -68,14 +68,13 @@ def operators_at_run_time(quantized: ModelProto) -> dict[str, Any]:
     }
 
 
-def _nodes_with_stored_weights(model: ModelProto) -> list[Any]:
-    """Return the ConvTranspose nodes whose weights are made of stored INT8 ones."""
-    made = {
-        node.output[0]
-        for node in model.graph.node
-        if node.op_type == "Mul" and node.output[0].endswith(STORED_SUFFIX)
-    }
-    return [n for n in model.graph.node if n.op_type == "ConvTranspose" and n.input[1] in made]
+def _nodes_with_stored_weights(model: ModelProto) -> list[NodeProto]:
+    """Return the nodes that compute on floats made of stored INT8 ones."""
+    return [
+        node
+        for node in all_nodes(model.graph)
+        if any(name.endswith(STORED_SUFFIX) for name in node.input)
+    ]
 
 
 def is_integer(op: str) -> bool:

@@ -24,7 +24,7 @@ from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
 from aigc_compress.errors import PassError
 from aigc_compress.task import Feeds, OnStep
 
-from .operators import all_nodes, with_node_names
+from .operators import STORED_SUFFIX, all_nodes, with_node_names
 from .probe import Probe
 from .windows import input_rows
 
@@ -69,7 +69,8 @@ def round_weights(
 
     Args:
         float_model: what the other was made of; layers pair up by operator and node name.
-        quantized_model: a graph whose int8 or uint8 weights stand behind DequantizeLinear.
+        quantized_model: a graph whose int8 or uint8 weights stand behind DequantizeLinear, or as
+            `store` writes them.
         feeds: calibration feeds; the float graph's inputs are what the moments are taken over.
         seed: of the choice of inputs, of those that are too many.
         on_step: called with (done, total) layers.
@@ -180,25 +181,47 @@ def _layers(float_model: ModelProto, quantized: ModelProto) -> Iterator[_Layer]:
         partner = partners.get((node.op_type, node.name))
         if node.op_type not in LAYERS or partner is None:
             continue
-        border, weight = makers.get(node.input[1]), weights.get(partner.input[1])
-        if border is None or border.op_type != "DequantizeLinear" or weight is None:
+        stored, weight = _stored(node.input[1], makers), weights.get(partner.input[1])
+        if stored is None or weight is None:
             continue
-        if readers[node.input[1]] != 1 or readers[border.input[0]] != 1:
+        if readers[node.input[1]] != 1 or readers[stored.integers] != 1:
             continue
-        layer = _read(partner, border, weight, tables)
+        layer = _read(partner, stored, weight, tables)
         if layer is not None:
             yield layer
 
 
+@dataclass(frozen=True)
+class _Stored:
+    """Names of the constants that a layer's weights are made of, and the axis of the scales."""
+
+    integers: str
+    scale: str
+    zero: str = ""
+    axis: int = 1
+
+
+def _stored(weight: str, makers: Mapping[str, NodeProto]) -> _Stored | None:
+    """Return what makes floats of integers: DequantizeLinear, or what `store` writes."""
+    node = makers.get(weight)
+    if node is not None and node.op_type == "DequantizeLinear":
+        zero = node.input[2] if len(node.input) > 2 else ""
+        axes = [each.i for each in node.attribute if each.name == "axis"]
+        return _Stored(node.input[0], node.input[1], zero, *axes)
+    if node is not None and node.op_type == "Mul" and weight.endswith(STORED_SUFFIX):
+        return _Stored(makers[node.input[0]].input[0], node.input[1])
+    return None
+
+
 def _read(
-    node: NodeProto, border: NodeProto, weight: TensorProto, tables: Mapping[str, TensorProto]
+    node: NodeProto, stored: _Stored, weight: TensorProto, tables: Mapping[str, TensorProto]
 ) -> _Layer | None:
     """Return a layer, or None where its weights are no matrix with one scale per output."""
-    table, scale = (tables.get(name) for name in border.input[:2])
-    zero = tables.get(border.input[2]) if len(border.input) > 2 else None
+    table, scale = tables.get(stored.integers), tables.get(stored.scale)
+    zero = tables.get(stored.zero)
     if table is None or scale is None or table.data_type not in INTEGERS:
         return None
-    form = _form(node, border, tuple(table.dims))
+    form = _form(node, stored.axis, tuple(table.dims))
     if form is None:
         return None
     steps = form.rows(numpy_helper.to_array(scale))
@@ -211,14 +234,13 @@ def _read(
     return _Layer(node, table, form, grid, targets, steps[..., :1])
 
 
-def _form(node: NodeProto, border: NodeProto, shape: tuple[int, ...]) -> _Form | None:
+def _form(node: NodeProto, axis: int, shape: tuple[int, ...]) -> _Form | None:
     given = {each.name: helper.get_attribute_value(each) for each in node.attribute}
-    axis = {each.name: each.i for each in border.attribute if each.name == "axis"}
     is_product = node.op_type != "Conv"
     if given.get("transA", 0) or (is_product and len(shape) != 2):
         return None
     is_turned = is_product and not given.get("transB", 0)
-    return _Form(shape, given.get("group", 1), is_turned, axis.get("axis", 1) % len(shape))
+    return _Form(shape, given.get("group", 1), is_turned, axis % len(shape))
 
 
 def _parts(layers: Sequence[_Layer]) -> Iterator[list[_Layer]]:

@@ -234,10 +234,9 @@ def test_a_weight_that_another_graph_reads_too_is_kept():
     nodes.append(helper.make_node("Mul", ["c", "scale"], ["y"], name="mul"))
     zero = numpy_helper.from_array(np.float32(0), "zero")
     before = model(nodes, [weight("w", 8, 32, 4, 4), zero], ["N", 8, 4, 4])
-    ctx = context(1, 8, 4, 4)
-    after, numbers = quantized(before, ctx)
-    assert numbers["operators"]["weights_only"] == {"ConvTranspose": 1}
-    assert agreement_db(before, after, ctx) > 30
+    # As INT8 beside the floats that If reads, it would make the file larger.
+    with pytest.raises(PassError, match="Nothing was quantized"):
+        quantized(before, context(1, 8, 4, 4))
 
 
 def test_a_graph_that_is_quantized_already_is_refused():

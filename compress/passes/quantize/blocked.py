@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from onnx import GraphProto, ModelProto, NodeProto, TensorProto
 
@@ -102,7 +102,12 @@ class Rules:
             node: of the graph.
             op: what ONNX Runtime runs in its place, where it fused it with others.
         """
-        op = op or node.op_type
+        blocked = self._why(node, op or node.op_type)
+        if any(name.endswith(STORED_SUFFIX) for name in node.input):
+            return replace(blocked, reason=f"{blocked.reason}; its weights are stored as INT8")
+        return blocked
+
+    def _why(self, node: NodeProto, op: str) -> Blocked:
         if op in RECURRENT:
             return self._recurrent_layer(node)
         around = self._around.get(_key(node))
@@ -152,10 +157,7 @@ class Rules:
         if op in UNUSED:
             return Blocked(f"quantize has no integer form for {op}")
         kind = "interpolating Resize" if op == "Resize" else op
-        reason = f"ONNX Runtime has no integer kernel for {kind}"
-        if any(name.endswith(STORED_SUFFIX) for name in node.input):
-            reason += "; its weights are stored as INT8"
-        return Blocked(reason, REMEDIES.get(op, ""))
+        return Blocked(f"ONNX Runtime has no integer kernel for {kind}", REMEDIES.get(op, ""))
 
     def _anchor(self, node: NodeProto) -> str:
         config, weights = self._scheme.config, node.input[1]

@@ -22,6 +22,7 @@ from aigc_compress.passes.operators import (
     is_integer,
     operators_at_run_time,
 )
+from aigc_compress.passes.store import store_weights
 
 from .blocked import Quantization
 from .config import Mode, QuantizeConfig
@@ -29,7 +30,6 @@ from .dynamic import quantize_dynamic
 from .explained import float_reasons
 from .repairs import asked
 from .static import quantize_static
-from .stored import store_weights
 
 __all__ = ["QuantizePass"]
 
@@ -102,5 +102,15 @@ def _parts(model: ModelProto, before: Counter[str], mode: Mode) -> list[Part]:
     if mode == "dynamic" or (mode == "auto" and (is_recurrent or not parts)):
         parts.append(quantize_dynamic)
     if before["ConvTranspose"] and mode != "dynamic":
-        parts.append(store_weights)
+        parts.append(_store_transposed)
     return parts
+
+
+def _store_transposed(
+    model: ModelProto, _config: QuantizeConfig, _context: Context
+) -> tuple[ModelProto, dict[str, Any]]:
+    stored, converted = store_weights(model, ["ConvTranspose"])
+    told = {"operators": [*converted], "weights": "int8, symmetric, per output channel"}
+    return stored, {
+        "weights_only": told | {"converted": sum(converted.values())}
+    } if converted else {}
