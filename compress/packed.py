@@ -11,7 +11,7 @@ from pathlib import Path
 
 from .errors import InputFileError, OutputError
 
-__all__ = ["MOST_BYTES", "SUFFIX", "is_packed", "packed", "unpacked"]
+__all__ = ["MOST_BYTES", "SUFFIX", "decoded", "is_packed", "packed", "unpacked"]
 
 SUFFIX = ".onnx.xz"
 MOST_BYTES = 2**31  # of an ONNX file without external data
@@ -41,11 +41,24 @@ def unpacked(path: Path) -> bytes:
     Raises:
         InputFileError: it is missing, truncated, damaged, or grows beyond what a graph can be.
     """
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise InputFileError(f"{path} is no packed ONNX model: {error}.") from error
+    return decoded(content, str(path))
+
+
+def decoded(content: bytes, name: str) -> bytes:
+    """Return the graph of such a file's bytes; the name is for messages.
+
+    Raises:
+        InputFileError: it is truncated, damaged, or grows beyond what a graph can be.
+    """
     decoder = lzma.LZMADecompressor(lzma.FORMAT_XZ, memlimit=2**30)
     try:
-        content = decoder.decompress(path.read_bytes(), max_length=MOST_BYTES)
-    except (OSError, lzma.LZMAError, MemoryError) as error:
-        raise InputFileError(f"{path} is no packed ONNX model: {error}.") from error
+        graph = decoder.decompress(content, max_length=MOST_BYTES)
+    except (lzma.LZMAError, MemoryError) as error:
+        raise InputFileError(f"{name} is no packed ONNX model: {error}.") from error
     if not decoder.eof:
-        raise InputFileError(f"{path} is cut off, or holds more than an ONNX model can.")
-    return content
+        raise InputFileError(f"{name} is cut off, or holds more than an ONNX model can.")
+    return graph

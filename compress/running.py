@@ -47,6 +47,7 @@ from .task import Feeds, OnStage, OnStep, Quality, quiet
 from .workload import FeedOptions, TaskWorkload, Workload, make_workload
 
 __all__ = [
+    "CARD_SCHEMA",
     "SEARCH",
     "RunOptions",
     "RunResult",
@@ -58,6 +59,7 @@ __all__ = [
 
 SEARCH = "search"
 CALIBRATION_SAMPLES = 512
+CARD_SCHEMA = "aigc-compress/card/1"
 TORCH_PASSES = {"autotune", "distill", "export", "finetune", "prune", "sparsify"}
 
 
@@ -166,7 +168,7 @@ class RunResult:
             {k: v for k, v in each.document().items() if k not in left_out} for each in self.steps
         ]
         return {
-            "schema": "aigc-compress/card/1",
+            "schema": CARD_SCHEMA,
             "recipe": self.recipe.model_dump(mode="json", by_alias=True),
             "steps": steps,
             "speedup": asdict(row.speedup),

@@ -6,11 +6,12 @@ import base64
 import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal, Protocol, TypedDict
+from typing import Any, Literal, Protocol, TypedDict, runtime_checkable
 
 from numpy.typing import NDArray
 
 __all__ = [
+    "Deployable",
     "Exhibit",
     "Feeds",
     "Measure",
@@ -22,6 +23,7 @@ __all__ = [
     "Split",
     "Task",
     "Trainable",
+    "Use",
     "batches",
     "quiet",
 ]
@@ -170,6 +172,32 @@ class Task(Protocol):
 
     def exhibit(self, runner: Runner, *, seed: int = 0) -> Exhibit | None:
         """Return what a runner makes, for a person to look at; None where there is nothing."""
+        ...
+
+
+@dataclass(frozen=True)
+class Use:
+    """What an app needs to know to use a model of a task.
+
+    Attributes:
+        kind: images, classes or text: see the runtime's BUNDLE.md.
+        processing: what the kind asks for.
+        meanings: of inputs and outputs, by name.
+        licences: of the data behind the weights.
+    """
+
+    kind: str
+    processing: Mapping[str, Any]
+    meanings: Mapping[str, str]
+    licences: tuple[str, ...] = ()
+
+
+@runtime_checkable
+class Deployable(Protocol):
+    """A task that tells an app how to use its models; for others an app feeds plain arrays."""
+
+    def use(self) -> Use:
+        """Return what an app needs to know."""
         ...
 
 

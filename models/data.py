@@ -39,6 +39,8 @@ from aigc_compress.task import OnStep
 
 __all__ = [
     "CLASSES",
+    "IMAGES_LICENCE",
+    "TEXT_LICENCE",
     "Images",
     "calibration_images",
     "find_training_images",
@@ -61,6 +63,8 @@ CLASSES = (
     "bag",
     "ankle boot",
 )
+IMAGES_LICENCE = "Trained on Fashion-MNIST, (c) 2017 Zalando SE: MIT licence."
+TEXT_LICENCE = "Trained on the King James text: public domain."
 VALIDATION_PER_CLASS = 500
 CALIBRATION_PER_CLASS = 100
 CHAPTER_STRIDE, VALIDATION_CHAPTER, TEST_CHAPTER = 20, 9, 19

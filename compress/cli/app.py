@@ -16,6 +16,7 @@ from aigc_compress.errors import AigcCompressError, NotOnThisMachineError, Stopp
 
 from .analyze import analyze
 from .bench import bench
+from .bundle import bundle
 from .compress import compress
 from .doctor import doctor
 from .export import export
@@ -29,6 +30,7 @@ from .report import report
 from .run import run
 from .sample import sample
 from .train import train
+from .verify import verify
 
 __all__ = ["app", "main"]
 
@@ -49,6 +51,8 @@ for _verb in (
     pack,
     analyze,
     bench,
+    bundle,
+    verify,
     report,
     sample,
     train,

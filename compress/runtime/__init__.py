@@ -1,5 +1,21 @@
 """The edge half: load a compressed model with numpy and ONNX Runtime alone."""
 
-from .model import Model, load
+from .adaptive import Adaptive
+from .batching import Batcher
+from .bundle import Bundle, Check
+from .kinds import Classifier, Guess, Images, Writer
+from .loading import load
+from .model import Model
 
-__all__ = ["Model", "load"]
+__all__ = [
+    "Adaptive",
+    "Batcher",
+    "Bundle",
+    "Check",
+    "Classifier",
+    "Guess",
+    "Images",
+    "Model",
+    "Writer",
+    "load",
+]

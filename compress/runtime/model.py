@@ -10,9 +10,9 @@ import onnxruntime
 from numpy.typing import NDArray
 
 from aigc_compress.errors import FeedError, InputFileError
-from aigc_compress.packed import is_packed, unpacked
+from aigc_compress.packed import decoded, is_packed, unpacked
 
-__all__ = ["Model", "load"]
+__all__ = ["Model", "load_graph", "load_model"]
 
 
 class Model:
@@ -46,7 +46,7 @@ class Model:
         return {name: np.asarray(v) for name, v in zip(self.outputs, values, strict=True)}
 
 
-def load(path: str | Path, *, threads: int = 1) -> Model:
+def load_model(path: Path, *, threads: int = 1) -> Model:
     """Load an `.onnx` file, or a packed `.onnx.xz`, on the CPU.
 
     Args:
@@ -56,14 +56,27 @@ def load(path: str | Path, *, threads: int = 1) -> Model:
     Raises:
         InputFileError: the file is missing or damaged, or ONNX Runtime does not load it.
     """
-    if not Path(path).is_file():
+    if not path.is_file():
         raise InputFileError(f"There is no file {path}.")
-    model = unpacked(Path(path)) if is_packed(path) else str(path)
+    graph = unpacked(path) if is_packed(path) else str(path)
+    return Model(_session(graph, str(path), threads))
+
+
+def load_graph(content: bytes, name: str, *, threads: int = 1) -> Model:
+    """Load a model from the bytes of such a file; its name tells which kind it is.
+
+    Raises:
+        InputFileError: it is damaged, or ONNX Runtime does not load it.
+    """
+    graph = decoded(content, name) if is_packed(name) else content
+    return Model(_session(graph, name, threads))
+
+
+def _session(graph: str | bytes, name: str, threads: int) -> onnxruntime.InferenceSession:
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     options.log_severity_level = 4
     try:
-        session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
-    except Exception as error:  # as above
-        raise InputFileError(f"{path} does not load: {error}") from error
-    return Model(session)
+        return onnxruntime.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
+    except Exception as error:  # ONNX Runtime's exceptions have no common base of their own
+        raise InputFileError(f"{name} does not load: {error}") from error

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from aigc_compress.models import data
-from aigc_compress.task import Exhibit, Feeds, OnStep, Quality, Runner, Split, batches
+from aigc_compress.task import Exhibit, Feeds, OnStep, Quality, Runner, Split, Use, batches
 
 __all__ = ["ClassifyClothes"]
 
@@ -29,6 +29,13 @@ class ClassifyClothes:
         pixels = data.calibration_images().pixels
         picks = np.random.default_rng(seed).integers(len(pixels), size=batch)
         return {"image": data.to_unit_range(pixels[picks])}
+
+    def use(self) -> Use:
+        """Return how an app classifies: `data.to_unit_range` as data."""
+        scale = {"scale": 1 / 127.5, "offset": -1.0}
+        processing = {"image": "image", "logits": "logits", **scale, "labels": [*data.CLASSES]}
+        meanings = {"image": "pixels from -1, black, to 1, white", "logits": "one per class"}
+        return Use("classes", processing, meanings, (data.IMAGES_LICENCE,))
 
     def dynamic_axes(self) -> Mapping[str, Mapping[int, str]]:
         """Return the batch axis."""

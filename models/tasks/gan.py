@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from aigc_compress.models import data
-from aigc_compress.task import Exhibit, Feeds, OnStep, Quality, Runner, Split, batches
+from aigc_compress.task import Exhibit, Feeds, OnStep, Quality, Runner, Split, Use, batches
 
 __all__ = ["DrawClothes"]
 
@@ -35,6 +35,12 @@ class DrawClothes:
         """Draw latents; calibration (stream 0) and evaluation (stream 1) never share any."""
         rng = np.random.default_rng([seed, stream])
         return rng.standard_normal((count, self.latent), dtype=np.float32)
+
+    def use(self) -> Use:
+        """Return how an app draws."""
+        processing = {"latent": "z", "size": self.latent, "image": "image", "range": [-1, 1]}
+        meanings = {"z": "latent, standard normal", "image": "pixels from -1, black, to 1, white"}
+        return Use("images", processing, meanings, (data.IMAGES_LICENCE,))
 
     def dynamic_axes(self) -> Mapping[str, Mapping[int, str]]:
         """Return the batch axis."""

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from aigc_compress.errors import UsageError
 from aigc_compress.models import data
-from aigc_compress.task import Exhibit, Feeds, OnStep, Quality, Runner, Split, batches
+from aigc_compress.task import Exhibit, Feeds, OnStep, Quality, Runner, Split, Use, batches
 
 __all__ = ["WriteText"]
 
@@ -54,6 +54,18 @@ class WriteText:
             for name, zero in self.zero_state(batch).items()
         }
         return {"tokens": np.stack([tokens[s : s + length] for s in starts]), **state}
+
+    def use(self) -> Use:
+        """Return how an app writes."""
+        layers, hidden = self.state_shape
+        shape = [layers, "batch", hidden]
+        states = [{"input": s, "output": f"{s}_out", "shape": shape} for s in self.states]
+        processing = {"tokens": "tokens", "logits": "logits", "alphabet": self.alphabet}
+        processing |= {"states": states, "prompt": PROMPT, "temperature": TEMPERATURE}
+        meanings = {"tokens": "places in the alphabet", "logits": "of the next character"}
+        meanings |= {name: "state before" for name in self.states}
+        meanings |= {f"{name}_out": "state after" for name in self.states}
+        return Use("text", processing, meanings, (data.TEXT_LICENCE,))
 
     def dynamic_axes(self) -> Mapping[str, Mapping[int, str]]:
         """Return the axes of batch and time."""
