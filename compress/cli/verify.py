@@ -8,7 +8,6 @@ from typing import Annotated
 import typer
 
 from aigc_compress.console import say, show, show_json, show_table
-from aigc_compress.runtime.bundle import EQUAL_DB
 
 from . import options as common
 
@@ -71,6 +70,8 @@ def verify(
 
 
 def _agreement(found_db: float | None) -> str:
+    from aigc_compress.runtime.bundle import EQUAL_DB
+
     if found_db is None:
         return "-"
     return "equal" if found_db >= EQUAL_DB else f"{found_db:.1f} dB"

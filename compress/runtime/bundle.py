@@ -198,15 +198,15 @@ def _array(archive: Archive, port: Port, stored: Stored) -> NDArray[Any]:
 
 
 def _sqnr_db(recorded: NDArray[Any], found: NDArray[Any]) -> float:
-    """Return 10 log10 of signal over noise power; -infinite where shapes or NaNs differ."""
+    """Return 10 log10 of signal over noise power; -300 where shapes or NaNs differ."""
     if recorded.shape != found.shape:
-        return -math.inf
+        return -EQUAL_DB
     signal, other = recorded.astype(np.float64), found.astype(np.float64)
     if not np.array_equal(np.isfinite(signal), np.isfinite(other)):
-        return -math.inf
+        return -EQUAL_DB
     is_finite = np.isfinite(signal)
     noise = float(np.square(signal - other, where=is_finite, out=np.zeros_like(signal)).sum())
     power = float(np.square(signal, where=is_finite, out=np.zeros_like(signal)).sum())
     if noise == 0:
         return EQUAL_DB
-    return 10 * math.log10(power / noise) if power else -math.inf
+    return 10 * math.log10(power / noise) if power else -EQUAL_DB
