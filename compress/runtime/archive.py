@@ -8,6 +8,7 @@ are never used as paths. BUNDLE.md, beside this file, is the format's descriptio
 from __future__ import annotations
 
 import hashlib
+import os
 import re
 import struct
 import zlib
@@ -23,6 +24,7 @@ SUFFIX = ".aigc"
 SUMS, SIGNATURE = "SHA256SUMS", "SIGNATURE"
 MOST_BYTES = 2**31 - 1
 MOST_MEMBERS = 10_000
+HEAD_BYTES = 2**18
 NAME = re.compile(r"(?!\.)[A-Za-z0-9._-]{1,120}(/(?!\.)[A-Za-z0-9._-]{1,120}){0,4}")
 LINE = re.compile(r"([0-9a-f]{64})  (.+)")
 
@@ -94,16 +96,21 @@ class _Member:
         return CENTRAL.pack(*head, *sizes, PLAIN_FILE, self.start) + self.name.encode()
 
     @property
-    def content(self) -> slice:
-        begin = self.start + len(self.local)
-        return slice(begin, begin + self.size)
+    def begin(self) -> int:
+        """Return where its content begins."""
+        return self.start + LOCAL.size + len(self.name)
+
+    @property
+    def end(self) -> int:
+        """Return where the next member begins."""
+        return self.begin + self.size
 
 
 def _end(members: Iterable[_Member]) -> bytes:
     """Return everything behind the last member's content."""
     found = list(members)
     directory = b"".join(each.central for each in found)
-    start = found[-1].content.stop if found else 0
+    start = found[-1].end if found else 0
     count = len(found)
     return directory + END.pack(0x06054B50, 0, 0, count, count, len(directory), start, 0)
 
@@ -111,18 +118,36 @@ def _end(members: Iterable[_Member]) -> bytes:
 def _zipped(members: Mapping[str, bytes]) -> bytes:
     placed: list[_Member] = []
     for name, content in members.items():
-        start = placed[-1].content.stop if placed else 0
+        start = placed[-1].end if placed else 0
         placed.append(_Member(name, start, len(content), zlib.crc32(content)))
     parts = [part for each in placed for part in (each.local, members[each.name])]
     return b"".join((*parts, _end(placed)))
 
 
-class Archive:
-    """A read archive whose structure was checked; contents are checked when they are read."""
+class _File:
+    """A file read in parts; its beginning, where the small members stand, is kept."""
 
-    def __init__(self, path: Path, content: memoryview, members: Mapping[str, _Member]) -> None:
+    def __init__(self, path: Path) -> None:
         self.path = path
-        self._content, self._members = content, members
+        with path.open("rb") as file:
+            self._head = file.read(HEAD_BYTES)
+            self.size = file.seek(0, os.SEEK_END)
+
+    def part(self, start: int, size: int) -> bytes:
+        """Return a part; shorter where the file ends before, or was cut since."""
+        if start + size <= len(self._head):
+            return self._head[start : start + size]
+        with self.path.open("rb") as file:
+            file.seek(start)
+            return file.read(size)
+
+
+class Archive:
+    """An archive whose structure was checked; contents are read, and checked, when asked for."""
+
+    def __init__(self, file: _File, members: Mapping[str, _Member]) -> None:
+        self.path = file.path
+        self._file, self._members = file, members
         self._sums = self._read_sums()
         self._checked: set[str] = set()
 
@@ -146,8 +171,7 @@ class Archive:
         Raises:
             InputFileError: there is none, or it is not what its digest says.
         """
-        member = self._member(name)
-        content = bytes(self._content[member.content])
+        content = self._raw(name)
         if name not in self._checked:
             if name not in self._sums or _digest(content) != self._sums[name]:
                 raise _damaged(self.path, f"{name} is not what its digest says")
@@ -159,7 +183,7 @@ class Archive:
         for name in self._sums:
             self.read(name)
         for member in self._members.values():
-            if zlib.crc32(self._content[member.content]) != member.crc:
+            if zlib.crc32(self._raw(member.name)) != member.crc:
                 raise _damaged(self.path, f"the header of {member.name} has another checksum")
 
     def check_signature(self, key: bytes | None = None) -> str:
@@ -197,7 +221,11 @@ class Archive:
         return self._members[name]
 
     def _raw(self, name: str) -> bytes:
-        return bytes(self._content[self._member(name).content])
+        member = self._member(name)
+        try:
+            return self._file.part(member.begin, member.size)
+        except OSError as error:
+            raise _unreadable(self.path, error) from error
 
     def _read_sums(self) -> dict[str, str]:
         try:
@@ -213,43 +241,47 @@ class Archive:
 
 
 def open_archive(path: str | Path) -> Archive:
-    """Read an archive and check its structure, byte by byte; contents are checked when read.
+    """Read an archive's headers and check them, byte by byte; contents are checked when read.
 
     Raises:
         InputFileError: the file is missing, truncated, damaged, or no bundle.
     """
     path = Path(path)
     try:
-        if path.stat().st_size > MOST_BYTES:
-            raise InputFileError(f"{path} is larger than a bundle can be, 2 GiB.")
-        content = path.read_bytes()
+        file = _File(path)
+        return Archive(file, _members(file))
     except OSError as error:
-        raise InputFileError(f"{path} cannot be read: {error.strerror}.") from error
-    return Archive(path, memoryview(content), _members(path, content))
+        raise _unreadable(path, error) from error
 
 
-def _members(path: Path, content: bytes) -> dict[str, _Member]:
-    if not content.startswith(b"PK"):
+def _members(file: _File) -> dict[str, _Member]:
+    path = file.path
+    if file.part(0, 2) != b"PK":
         raise InputFileError(f"{path} is no bundle: `aigc-compress bundle` makes one of a model.")
-    if len(content) < END.size:
+    if file.size > MOST_BYTES:
+        raise InputFileError(f"{path} is larger than a bundle can be, 2 GiB.")
+    if file.size < END.size:
         raise _damaged(path, "it is cut off")
-    signature, *_, count, size, start, comment = END.unpack_from(content, len(content) - END.size)
-    is_whole = start + size + END.size == len(content)
+    end = file.part(file.size - END.size, END.size)
+    signature, *_, count, size, start, comment = END.unpack(end)
+    is_whole = start + size + END.size == file.size
     if signature != 0x06054B50 or comment or not is_whole or count > MOST_MEMBERS:
         raise _damaged(path, "it is cut off, or something was added")
-    members = dict(_listed(path, content, start, count))
+    rest = file.part(start, file.size - start)
+    members = dict(_listed(path, rest, count))
     placed = 0
     for each in members.values():
-        if each.start != placed or content[placed : placed + len(each.local)] != each.local:
+        if each.start != placed or file.part(placed, each.begin - placed) != each.local:
             raise _damaged(path, f"the header of {each.name} is not as it was written")
-        placed = each.content.stop
-    if content[placed:] != _end(members.values()):
+        placed = each.end
+    if placed != start or rest != _end(members.values()):
         raise _damaged(path, "its directory is not as it was written")
     return members
 
 
-def _listed(path: Path, content: bytes, start: int, count: int) -> Iterable[tuple[str, _Member]]:
+def _listed(path: Path, content: bytes, count: int) -> Iterable[tuple[str, _Member]]:
     """Yield the members of the directory; their order and places are checked afterwards."""
+    start = 0
     for _ in range(count):
         if start + CENTRAL.size > len(content):
             raise _damaged(path, "its directory is cut off")
@@ -265,6 +297,10 @@ def _listed(path: Path, content: bytes, start: int, count: int) -> Iterable[tupl
 
 def _digest(content: bytes) -> str:
     return hashlib.sha256(content).hexdigest()
+
+
+def _unreadable(path: Path, error: OSError) -> InputFileError:
+    return InputFileError(f"{path} cannot be read: {error.strerror}.")
 
 
 def _damaged(path: Path, why: str) -> InputFileError:
