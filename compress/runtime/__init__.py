@@ -1,6 +1,6 @@
 """The edge half: load a compressed model with numpy and ONNX Runtime alone."""
 
-from .adaptive import Adaptive
+from .adaptive import Adaptive, Policy
 from .batching import Batcher
 from .bundle import Bundle, Check
 from .kinds import Classifier, Guess, Images, Writer
@@ -16,6 +16,7 @@ __all__ = [
     "Guess",
     "Images",
     "Model",
+    "Policy",
     "Writer",
     "load",
 ]
