@@ -154,7 +154,10 @@ def _growth(path: Path, bundle: Bundle, calls: int) -> int:
     feeds, process = _feeds(path, bundle), psutil.Process()
 
     def called(count: int) -> None:
+        barrier = threading.Barrier(THREADS)
+
         def some() -> None:
+            barrier.wait()
             for _ in range(count // THREADS):
                 bundle.run(feeds)
 
