@@ -32,7 +32,7 @@ class BenchOptions:
     """Everything that `bench` may be told.
 
     Attributes:
-        engines: engines to run on; the first one runs the baseline.
+        engines: engines to run on, or `all` that are here; the first one runs the baseline.
         baseline: the model to compare with; None takes each group's first unquantized model.
         batches: sizes of the first dynamic axis in a timed call, each timed on its own.
         lengths: time steps in a timed call, for a model with a time axis, likewise.

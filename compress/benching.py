@@ -22,7 +22,7 @@ from .api import judge, to_onnx
 from .artifact import Artifact, graph_tensors, save_onnx
 from .bench_result import BenchOptions, BenchResult, FileFacts, Row
 from .budget import Judgement
-from .engines import check_feeds, get_engine
+from .engines import ENGINES, check_feeds, get_engine
 from .errors import AigcCompressError, UsageError
 from .loading import load_artifact, resolve_source
 from .machine import describe_machine
@@ -31,7 +31,9 @@ from .quantizing import QuantizeOptions, quantize
 from .task import Feeds, OnStep
 from .workload import TaskWorkload, Workload, make_workload
 
-__all__ = ["bench_models", "workspace_sources"]
+__all__ = ["ALL_ENGINES", "bench_models", "workspace_sources"]
+
+ALL_ENGINES = "all"
 
 
 @dataclass(frozen=True)
@@ -86,7 +88,7 @@ def bench_models(
         UsageError: a source or an option is wrong.
         NotOnThisMachineError: an engine cannot run here.
     """
-    options = options or BenchOptions()
+    options, missing = _with_present_engines(options or BenchOptions())
     for name in options.engines:
         get_engine(name)
     watch, surroundings = Watch(), read_surroundings()
@@ -105,7 +107,7 @@ def bench_models(
     if trust.complaint and options.is_strict:
         raise AigcCompressError(f"The machine was not quiet: {trust.complaint}.")
     notes = [note for entry in entries for note in entry.workload.notes]
-    notes += _skipped(entries, options)
+    notes += [*_skipped(entries, options), *missing]
     return BenchResult(
         tuple(rows),
         options,
@@ -119,6 +121,21 @@ def bench_models(
         peaks=peaks,
         feeds_sha256=tuple(dict.fromkeys(digests)),
     )
+
+
+def _with_present_engines(options: BenchOptions) -> tuple[BenchOptions, list[str]]:
+    """Return options with every engine that is here in place of `all`, and why others are not."""
+    if options.engines != (ALL_ENGINES,):
+        return options, []
+    found = {name: engine.availability() for name, engine in ENGINES.items()}
+    present = tuple(name for name, each in found.items() if each.is_available)
+    missing = [
+        f"The engine {name} was left out: {each.detail}."
+        + (f" To install: {each.install}" if each.install else "")
+        for name, each in found.items()
+        if not each.is_available
+    ]
+    return replace(options, engines=present), missing
 
 
 def workspace_sources(folder: Path) -> list[Path]:

@@ -1,11 +1,13 @@
 import pytest
 from conftest import tiny_checkpoint
 
+from aigc_compress import benching
 from aigc_compress.api import export
 from aigc_compress.bench.latency import LatencyPlan
 from aigc_compress.bench_result import BenchOptions
 from aigc_compress.benching import bench_models, workspace_sources
 from aigc_compress.checkpoint import write_checkpoint
+from aigc_compress.engines import ENGINES, Availability
 from aigc_compress.errors import UsageError
 
 QUICK = LatencyPlan(processes=2, blocks=2, block_ms=1.0, warmup_ms=1.0)
@@ -67,3 +69,19 @@ def test_a_baseline_with_another_face_is_refused_before_anything_is_timed(models
 def test_the_workspace_is_the_models_of_the_folder(models):
     (models / "notes.txt").write_text("no model")
     assert [str(path) for path in workspace_sources(models)] == ["cnn.onnx", "cnn.pt"]
+
+
+def test_all_engines_are_those_that_are_here_and_the_others_say_why(workplace, gan_pt, monkeypatch):
+    class Missing:
+        name, stage = "missing", "onnx"
+
+        def availability(self):
+            return Availability(False, "no such device", "pip install a-device")
+
+    table = {"ort": ENGINES["ort"], "missing": Missing(), "torch": ENGINES["torch"]}
+    monkeypatch.setattr(benching, "ENGINES", table)
+    result = bench_models([gan_pt], options(engines=("all",), measures_quality=False))
+    assert [row.engine for row in result.rows] == ["ort", "torch"]
+    (note,) = [each for each in result.notes if "missing" in each]
+    assert "no such device" in note
+    assert "pip install a-device" in note

@@ -147,6 +147,9 @@ def test_bench_builds_without_running(run_cli, refuse, net):
     assert set(rows) == set(PRECISIONS)
     assert rows["fp32"]["build_seconds"] > 0
     assert rows["fp32"]["size_bytes"] > 1000
+    ended = run_cli("bench", "net.onnx", "--engine", "trt", "--build-only", "--batch", "8")
+    assert ended.code == 2
+    assert "--batch has no effect with --build-only" in ended.stderr
     shown = run_cli("bench", "net.onnx", "--engine", "trt", "--build-only")
     assert "built and not run" in shown.stdout
     refuse("bench", "net.onnx", "--build-only", code=2)

@@ -20,13 +20,19 @@ if TYPE_CHECKING:
 __all__ = ["bench"]
 
 
+FEEDS = {"calibration", "evaluation", "feed", "shape"}
+BUILDS = {"models", "engine", "build_only", "output", "json", *FEEDS}
+REPLAYS = {"models", "replay", "output", "json"}
+
+
 def bench(
+    context: typer.Context,
     models: Annotated[
         list[str] | None,
         typer.Argument(help="models; none: those of this folder, else the shipped references"),
     ] = None,
     engine: Annotated[
-        str, typer.Option(help="ort, torch, openvino, trt, or several: ort,torch")
+        str, typer.Option(help="ort, torch, openvino, trt, several: ort,torch, or all")
     ] = "ort",
     baseline: Annotated[str | None, typer.Option(help="model to compare with")] = None,
     threads: common.Threads = 1,
@@ -83,7 +89,7 @@ def bench(
 
         aigc-compress bench rnn.onnx rnn.int8.onnx --length 1,64
 
-        aigc-compress bench --engine ort,torch gan.pt -o gan.json
+        aigc-compress bench --engine all gan.pt -o gan.json
 
         aigc-compress bench --replay gan.json
 
@@ -96,10 +102,12 @@ def bench(
     if build_only:
         if engine != "trt":
             raise UsageError(f"Only trt builds engines beforehand, not {engine}.")
+        common.refuse_others(context, BUILDS, "--build-only")
         feeds = common.feed_options(calibration, evaluation, feed, shape)
         _report_builds(models or [], feeds, output, as_json=json)
         return
     if replay is not None:
+        common.refuse_others(context, REPLAYS, "--replay")
         _report(_replayed(models, replay), output, as_json=json)
         return
     options = BenchOptions(

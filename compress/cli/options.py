@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Container
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -31,6 +32,7 @@ __all__ = [
     "budget",
     "feed_options",
     "latency_plan",
+    "refuse_others",
     "whole_numbers",
 ]
 
@@ -105,6 +107,28 @@ def latency_plan(
 
     plan = LatencyPlan(threads=threads, processes=processes, seed=seed, **more)
     return plan if budget_seconds is None else quick_plan(budget_seconds, plan)
+
+
+def refuse_others(context: typer.Context, allowed: Container[str], told: str) -> None:
+    """Raise UsageError where the user set an option that has no effect here.
+
+    Args:
+        context: of the command, whose function has the options as parameters.
+        allowed: names of the parameters that have one.
+        told: what takes these alone, such as `--replay`.
+    """
+    idle = [
+        f"--{name.replace('_', '-')}"
+        for name in context.params
+        if name not in allowed and _is_given(context, name)
+    ]
+    if idle:
+        raise UsageError(f"{', '.join(idle)} has no effect with {told}: drop it.")
+
+
+def _is_given(context: typer.Context, name: str) -> bool:
+    source = context.get_parameter_source(name)
+    return source is not None and source.name == "COMMANDLINE"
 
 
 def whole_numbers(text: str, option: str, *, least: int = 1) -> tuple[int, ...]:
