@@ -15,6 +15,7 @@ import zlib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from aigc_compress.errors import InputFileError, NotOnThisMachineError, OutputError
 
@@ -307,7 +308,7 @@ def _damaged(path: Path, why: str) -> InputFileError:
     return InputFileError(f"{path} is damaged or was changed: {why}.")
 
 
-def _ed25519():  # type: ignore[no-untyped-def]
+def _ed25519() -> Any:
     try:
         from cryptography.hazmat.primitives.asymmetric import ed25519
     except ModuleNotFoundError as error:

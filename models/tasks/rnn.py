@@ -60,8 +60,14 @@ class WriteText:
         layers, hidden = self.state_shape
         shape = [layers, "batch", hidden]
         states = [{"input": s, "output": f"{s}_out", "shape": shape} for s in self.states]
-        processing = {"tokens": "tokens", "logits": "logits", "alphabet": self.alphabet}
-        processing |= {"states": states, "prompt": PROMPT, "temperature": TEMPERATURE}
+        processing: dict[str, Any] = {
+            "tokens": "tokens",
+            "logits": "logits",
+            "alphabet": self.alphabet,
+            "states": states,
+            "prompt": PROMPT,
+            "temperature": TEMPERATURE,
+        }
         meanings = {"tokens": "places in the alphabet", "logits": "of the next character"}
         meanings |= {name: "state before" for name in self.states}
         meanings |= {f"{name}_out": "state after" for name in self.states}
