@@ -74,6 +74,7 @@ FLOORS = {
     1: ["compress/cli", "bench/edge.py", "bench/error_rates.py", "bench/peers"],
     2: [
         "compress/analysis",
+        "compress/web",
         *(
             f"compress/{n}.py"
             for n in (

@@ -1,4 +1,4 @@
-"""`aigc-compress export`: torch to ONNX, and any model to a TensorRT engine."""
+"""`aigc-compress export`: torch to ONNX, a TensorRT engine, a Triton repository, a web page."""
 
 from __future__ import annotations
 
@@ -17,16 +17,28 @@ __all__ = ["export"]
 PRECISIONS = ("fp32", "fp16", "int8")
 
 
+COMMON = {"model", "output", "json"}
+FEEDS = {"calibration", "feed", "shape", "seed"}
+
+
 def export(
-    model: Annotated[str, typer.Argument(help="gan, cnn, rnn, rnn-gru, a .pt or an .onnx file")],
+    context: typer.Context,
+    model: Annotated[
+        str,
+        typer.Argument(help="gan, cnn, rnn, rnn-gru, a .pt, an .onnx or, to web, an .aigc file"),
+    ],
     output: Annotated[
-        Path | None, typer.Option("-o", "--output", help="file to write [MODEL.onnx, .engine]")
+        Path | None,
+        typer.Option("-o", "--output", help="file or folder to write [MODEL.onnx, .engine, site]"),
     ] = None,
     engine: Annotated[
         str | None, typer.Option(help="trt: build a TensorRT engine [an ONNX graph]")
     ] = None,
     to: Annotated[
-        str | None, typer.Option(help="triton: a model repository for Triton Inference Server")
+        str | None,
+        typer.Option(
+            help="triton: a repository for Triton Inference Server; web: a page of a bundle"
+        ),
     ] = None,
     name: Annotated[str | None, typer.Option(help="triton: name of the model [the file's]")] = None,
     opset: Annotated[
@@ -68,34 +80,28 @@ def export(
         aigc-compress export net.onnx --engine trt --device sm_89 --profile x=1,8:1,8:32,8
 
         aigc-compress export cnn.int8.onnx --to triton -o repository/
-    """
-    from aigc_compress.workload import FeedOptions
 
+        aigc-compress export gan.aigc --to web -o site/
+    """
     feeds = common.feed_options(calibration, None, feed, shape)
-    if to is not None:
-        if to != "triton" or engine is not None:
-            raise UsageError("--to knows triton alone, and goes without --engine.")
+    if to == "web":
+        common.refuse_others(context, {*COMMON, "to"}, "--to web")
+        _write_site(Path(model), output or Path("site"), json)
+        return
+    if to == "triton":
+        common.refuse_others(context, {*COMMON, *FEEDS, "to", "name"}, "--to triton")
         _add_to_repository(model, output or Path("repository"), name, feeds, seed, json)
         return
+    if to is not None:
+        raise UsageError(f"--to {to}: it knows triton and web.")
     if engine is None:
-        if (
-            name is not None
-            or precision is not None
-            or feeds != FeedOptions()
-            or profile
-            or keep_float
-            or device != "portable"
-        ):
-            raise UsageError(
-                "Feeds, --precision, --profile, --keep-float and --device belong to --engine trt,"
-                " and --name to --to."
-            )
+        common.refuse_others(context, {*COMMON, "opset"}, "a graph, without --engine or --to")
         _export_graph(model, output or Path(f"{Path(model).stem}.onnx"), opset or 20, json)
         return
     if engine != "trt":
         raise UsageError(f"--engine {engine}: only trt has engines that are built beforehand.")
-    if opset is not None:
-        raise UsageError("--opset is of ONNX graphs; the graph of an engine has its own.")
+    trt = {"engine", "precision", "device", "profile", "keep_float"}
+    common.refuse_others(context, {*COMMON, *FEEDS, *trt}, "--engine trt")
     precision = precision or "fp16"
     if precision not in PRECISIONS:
         raise UsageError(f"--precision must be one of {', '.join(PRECISIONS)}, not {precision}.")
@@ -110,6 +116,24 @@ def export(
         seed=seed,
     )
     _build_engine(model, output or Path(f"{Path(model).stem}.engine"), options, json)
+
+
+def _write_site(source: Path, folder: Path, json: bool) -> None:
+    from aigc_compress.runtime.bundle import open_bundle
+    from aigc_compress.web import write_site
+
+    archive, manifest = open_bundle(source)
+    archive.check()
+    members = {name: archive.read(name) for name in archive.names}
+    written, notes = write_site(manifest.document, members, folder)
+    if json:
+        document = {"schema": "aigc-compress/site/1", "output": str(written)}
+        show_json({**document, "notes": list(notes)})
+        return
+    for note in notes:
+        say(f"Note: {note}")
+    say(f"To look at it: python -m http.server -d {written}")
+    show(str(written))
 
 
 def _export_graph(model: str, target: Path, opset: int, json: bool) -> None:
