@@ -58,6 +58,7 @@ class Batcher:
         self._bundle, self._most, self._within_ms = bundle, most, within_ms
         self._waiting: queue.Queue[_Request | None] = queue.Queue(MOST_WAITING)
         self._is_closed = False
+        self._lock = threading.Lock()  # nothing is put behind the end
         self._calls = self._samples = 0
         self._thread = threading.Thread(target=self._serve, name="aigc-batcher", daemon=True)
         self._thread.start()
@@ -81,17 +82,19 @@ class Batcher:
 
     def close(self) -> None:
         """Finish what waits, and stop."""
-        if not self._is_closed:
-            self._is_closed = True
-            self._waiting.put(None)
-            self._thread.join()
+        with self._lock:
+            if not self._is_closed:
+                self._is_closed = True
+                self._waiting.put(None)
+        self._thread.join()
 
     def _put(self, feeds: Mapping[str, NDArray[Any]]) -> Future[Arrays]:
         arrays = {name: np.asarray(value) for name, value in feeds.items()}
         request = _Request(arrays, self._count(arrays))
-        if self._is_closed:
-            raise FeedError("The batcher was closed.")
-        self._waiting.put(request)
+        with self._lock:
+            if self._is_closed:
+                raise FeedError("The batcher was closed.")
+            self._waiting.put(request)
         return request.done
 
     def _count(self, feeds: Mapping[str, NDArray[Any]]) -> int:
@@ -116,7 +119,8 @@ class Batcher:
             if first is None:
                 return
             batch, left, is_open = self._gathered(first)
-            for group in _alike(batch, self._bundle.variant.inputs):
+            wanted = [each for each in batch if each.done.set_running_or_notify_cancel()]
+            for group in _alike(wanted, self._bundle.variant.inputs):
                 self._answer(group)
 
     def _gathered(self, first: _Request) -> tuple[list[_Request], _Request | None, bool]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import math
+import threading
 import warnings
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -62,6 +63,7 @@ class Bundle:
         self.manifest = manifest
         self._archive, self._threads = archive, threads
         self.checks: tuple[Check, ...] = ()
+        self._lock = threading.Lock()
         self._calls = 0
         self.variant, self._model = self._first_that_fits(variant)
         self.inputs = tuple(each.name for each in self.variant.inputs)
@@ -76,7 +78,8 @@ class Bundle:
         model = self._model
         if model is None:
             raise FeedError("The bundle was closed.")
-        self._calls += 1
+        with self._lock:
+            self._calls += 1
         return model(**feeds)
 
     def __call__(self, *arrays: NDArray[Any], **named: NDArray[Any]) -> Any:

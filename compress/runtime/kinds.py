@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,7 +13,7 @@ from aigc_compress.errors import FeedError, InputFileError
 
 from .archive import Archive
 from .bundle import Bundle
-from .manifest import Manifest
+from .manifest import Manifest, Variant
 
 __all__ = ["KINDS", "Classifier", "Guess", "Images", "Writer", "kind_of"]
 
@@ -149,13 +149,30 @@ def kind_of(archive: Archive, manifest: Manifest, **options: Any) -> Bundle:
     if manifest.kind not in KINDS:
         raise InputFileError(f"There is no kind of bundle {manifest.kind!r} in this version.")
     for variant in manifest.variants:
-        told, ports = variant.processing, {p.name for p in (*variant.inputs, *variant.outputs)}
-        wanted = TOLD.get(manifest.kind or "", ())
-        missing = [name for name in wanted if name not in told]
-        missing += [name for name in wanted[:2] if name in told and told[name] not in ports]
+        missing = _lacking(variant, TOLD.get(manifest.kind or "", ()))
         if missing:
             raise InputFileError(f"The processing of {variant.name} lacks {', '.join(missing)}.")
     return KINDS[manifest.kind](archive, manifest, **options)
+
+
+def _lacking(variant: Variant, wanted: Sequence[str]) -> list[str]:
+    """Return what a kind wants to know and is not told, or told of no input or output."""
+    told, ports = variant.processing, {each.name for each in (*variant.inputs, *variant.outputs)}
+    missing = [name for name in wanted if name not in told]
+    missing += [name for name in wanted[:2] if name in told and told[name] not in ports]
+    faulty = [at for at, each in enumerate(_states(told)) if not _fits(each, ports)]
+    return missing + [f"state {at}" for at in faulty]
+
+
+def _states(processing: Mapping[str, Any]) -> list[Any]:
+    states = processing.get("states", [])
+    return states if isinstance(states, list) else [states]
+
+
+def _fits(state: Any, ports: Collection[str]) -> bool:
+    if not isinstance(state, dict) or not {"input", "output", "shape"} <= {*state}:
+        return False
+    return state["input"] in ports and state["output"] in ports
 
 
 def _zeros(shape: list[int | str]) -> NDArray[np.float32]:

@@ -78,6 +78,28 @@ def test_one_that_fails_does_not_fail_the_others(model):
     batcher.close()
 
 
+def test_one_that_was_given_up_does_not_stop_the_others(model):
+    gate, batcher = held_up(model), Batcher(model)
+
+    async def ask():
+        first = asyncio.create_task(batcher.arun({"x": np.ones((1, 4), np.float32)}))
+        while batcher.stats()["calls"] == 0:
+            await asyncio.sleep(0)
+        given_up, kept = (
+            asyncio.create_task(batcher.arun({"x": np.full((1, 4), i, np.float32)})) for i in (1, 2)
+        )
+        while batcher._waiting.qsize() < 2:
+            await asyncio.sleep(0)
+        given_up.cancel()
+        await asyncio.sleep(0)
+        gate.set()
+        return (await first)["y"][0, 0], (await kept)["y"][0, 0]
+
+    assert asyncio.run(ask()) == (2, 4)
+    assert batcher.stats()["samples"] == 2
+    batcher.close()
+
+
 @pytest.mark.parametrize(
     ("feeds", "told"),
     [

@@ -130,6 +130,7 @@ def test_a_graph_has_neither_variants_nor_a_signature(made, tmp_path):
         ({"kind": "smells"}, "no kind of bundle 'smells'"),
         ({"kind": "images"}, "lacks latent"),
         ({"kind": "text", "processing": {"tokens": "x", "logits": "y"}}, "lacks alphabet"),
+        ({"kind": "text", "processing": {"states": [{"input": "x"}]}}, "state 0"),
     ],
 )
 def test_a_whole_bundle_that_lies_is_refused_in_one_line(made, refuse, changed, told):
