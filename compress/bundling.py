@@ -138,7 +138,7 @@ def make_bundle(
     manifest = _manifest(variants, options, members)
     ordered = {MANIFEST: (json.dumps(manifest, indent=1) + "\n").encode(), **members}
     content = archive_bytes(ordered, private_key=options.private_key)
-    notes = (*variants[0].workload.notes, *_missing(variants))
+    notes = (*_about_feeds(variants[0].workload, options.feeds), *_missing(variants))
     return Bundled(content, manifest, notes)
 
 
@@ -399,6 +399,13 @@ def _engine(
         "history": [],
         **own,
     }
+
+
+def _about_feeds(workload: Workload, given: FeedOptions) -> Sequence[str]:
+    if isinstance(workload, TaskWorkload) or not given.has_no_files:
+        return ()
+    noise = "The golden inputs are seeded noise, not real inputs: --calibration names some."
+    return (noise, *workload.notes[1:])
 
 
 def _missing(variants: Sequence[_Variant]) -> list[str]:
