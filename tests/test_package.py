@@ -82,6 +82,7 @@ FLOORS = {
                 "bench_result",
                 "benching",
                 "building",
+                "bundle_variants",
                 "bundling",
                 "cache",
                 "candidates",
