@@ -363,6 +363,8 @@ class Gate:
         for finding in sorted(findings, key=lambda each: each.size_bytes or 0):
             if finding.speedup is None or finding.speedup.low <= AS_FAST:
                 continue
+            if finding.speedup.verdict == "slower":  # by little, but shown to be
+                continue
             if finding.size_bytes is None or finding.size_bytes > most_bytes:
                 continue
             judgement = self._judge(by_name[finding.name], "test")
