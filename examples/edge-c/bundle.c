@@ -1,13 +1,20 @@
 #include "bundle.h"
 
+#include <ctype.h>
 #include <errno.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#if defined(__x86_64__)
+#include <cpuid.h>
+#endif
+#if defined(__BYTE_ORDER__) && __BYTE_ORDER__ != __ORDER_LITTLE_ENDIAN__
+#error "golden vectors are little-endian, and are read as they stand"
+#endif
 
 static const char *SCHEMA = "aigc-compress/bundle/1";
-static const size_t MOST_BYTES = (size_t)1 << 31;
+enum { MOST_BYTES = INT32_MAX };
 
 static const struct {
     const char *name;
@@ -33,16 +40,23 @@ bool fail(Error *error, const char *format, ...)
     va_start(told, format);
     vsnprintf(error->text, sizeof error->text, format, told);
     va_end(told);
+    /* Names come from the bundle: none may steer the terminal. */
+    for (char *each = error->text; *each; each++)
+        *each = iscntrl((unsigned char)*each) ? '?' : *each;
     return false;
+}
+
+static bool is_plain(const char *name)
+{
+    static const char *PLAIN =
+        "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789._-/";
+    return name[0] && name[0] != '/' && name[0] != '.' && !strstr(name, "/.") &&
+           strspn(name, PLAIN) == strlen(name);
 }
 
 bool bundle_path(const Bundle *bundle, const char *member, char *path, size_t size, Error *error)
 {
-    static const char *PLAIN =
-        "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789._-/";
-    bool is_plain = member[0] && member[0] != '/' && member[0] != '.' && !strstr(member, "/.") &&
-                    strspn(member, PLAIN) == strlen(member);
-    if (!is_plain)
+    if (!is_plain(member))
         return fail(error, "the manifest names a member '%.80s', which is no plain name", member);
     int written = snprintf(path, size, "%s/%s", bundle->folder, member);
     if (written < 0 || (size_t)written >= size)
@@ -59,14 +73,14 @@ bool bundle_open(Bundle *bundle, const char *folder, Error *error)
         return false;
     bundle->manifest = json_load_file(path, JSON_REJECT_DUPLICATES, &damage);
     if (!bundle->manifest)
-        return fail(error, "%s: %s", path, damage.text);
+        return fail(error, "%.300s, line %d: %s", path, damage.line, damage.text);
     const char *schema = json_string_value(json_object_get(bundle->manifest, "schema"));
     if (!schema || strcmp(schema, SCHEMA))
-        return fail(error, "%s is no manifest of the format %s", path, SCHEMA);
+        return fail(error, "%.400s is no manifest of the format %s", path, SCHEMA);
     bundle->variants = json_object_get(bundle->manifest, "variants");
     bundle->golden = json_object_get(bundle->manifest, "golden");
     if (!json_array_size(bundle->variants) || !json_array_size(bundle->golden))
-        return fail(error, "%s has no variants, or no golden vectors", path);
+        return fail(error, "%.400s has no variants, or no golden vectors", path);
     return true;
 }
 
@@ -88,26 +102,52 @@ bool bundle_variant(const Bundle *bundle, size_t at, Variant *variant, Error *er
         .latency_ms = json_number_value(json_object_get(told, "latency_ms")),
         .told = told,
     };
-    if (!variant->name || !variant->engine || !variant->model || !json_is_number(least))
+    if (!variant->name || !variant->engine || !variant->model || !json_is_number(least) ||
+        !is_plain(variant->name))
         return fail(error, "variant %zu of the manifest is malformed", at);
     return true;
 }
 
+bool variant_path(const Bundle *bundle, const Variant *variant, char *path, size_t size,
+                  Error *error)
+{
+    if (!bundle_path(bundle, variant->model, path, size, error))
+        return false;
+    char *packed = strrchr(path, '.');
+    if (!packed || strcmp(packed, ".xz"))
+        return true;
+    *packed = '\0';
+    FILE *unpacked = fopen(path, "rb");
+    if (!unpacked)
+        return fail(error, "it is packed: unpack it first with `xz -dk %.400s.xz`", path);
+    fclose(unpacked);
+    return true;
+}
+
+#if defined(__x86_64__)
+/* By cpuid, since older compilers do not know this one's name; AVX2 tells that the system is ready
+ * for such registers. */
+static bool has_avx_vnni(void)
+{
+    unsigned a, b, c, d;
+    return __builtin_cpu_supports("avx2") && __get_cpuid_count(7, 1, &a, &b, &c, &d) &&
+           (a >> 4 & 1);
+}
+#endif
+
 static bool has_instructions(const char *name)
 {
-#if defined(__x86_64__) && defined(__GNUC__)
+#if defined(__x86_64__)
     if (!strcmp(name, "avx512_vnni"))
         return __builtin_cpu_supports("avx512vnni");
-#if defined(__clang__) || __GNUC__ >= 12
     if (!strcmp(name, "avx_vnni"))
-        return __builtin_cpu_supports("avxvnni");
-#endif
+        return has_avx_vnni();
 #endif
     (void)name;
     return false;
 }
 
-const char *variant_lacks(const Variant *variant)
+bool variant_fits(const Variant *variant)
 {
 #if defined(__x86_64__)
     json_t *asked = json_object_get(json_object_get(variant->told, "needs"), "x86_64");
@@ -121,9 +161,9 @@ const char *variant_lacks(const Variant *variant)
     json_array_foreach(asked, at, name)
     {
         if (json_is_string(name) && has_instructions(json_string_value(name)))
-            return NULL;
+            return true;
     }
-    return json_string_value(json_array_get(asked, 0));
+    return json_array_size(asked) == 0;
 }
 
 static bool read_shape(Array *array, json_t *shape, size_t element, Error *error)
@@ -139,7 +179,7 @@ static bool read_shape(Array *array, json_t *shape, size_t element, Error *error
         json_int_t length = json_integer_value(axis);
         if (!json_is_integer(axis) || length < 0)
             return fail(error, "the shape of %.80s is malformed", array->name);
-        if (length && array->bytes > MOST_BYTES / (size_t)length)
+        if (length > MOST_BYTES || (length && array->bytes > MOST_BYTES / (size_t)length))
             return fail(error, "%.80s is larger than a bundle can be", array->name);
         array->shape[at] = length;
         array->bytes *= (size_t)length;
@@ -147,18 +187,23 @@ static bool read_shape(Array *array, json_t *shape, size_t element, Error *error
     return true;
 }
 
+/* The size is compared first: a manifest that lies costs no memory. */
+static bool is_of_size(FILE *file, size_t bytes)
+{
+    return !fseek(file, 0, SEEK_END) && ftell(file) == (long)bytes && !fseek(file, 0, SEEK_SET);
+}
+
 static bool read_content(Array *array, const char *path, Error *error)
 {
     FILE *file = fopen(path, "rb");
     if (!file)
-        return fail(error, "%s: %s", path, strerror(errno));
-    array->data = malloc(array->bytes + 1);
-    size_t got = array->data ? fread(array->data, 1, array->bytes + 1, file) : 0;
+        return fail(error, "%.400s: %s", path, strerror(errno));
+    bool is_whole = is_of_size(file, array->bytes);
+    array->data = is_whole ? malloc(array->bytes + 1) : NULL; /* an array may be empty */
+    is_whole = array->data && fread(array->data, 1, array->bytes, file) == array->bytes;
     fclose(file);
-    if (got != array->bytes)
-        return fail(error, "%s does not hold the %zu bytes of %.80s", path, array->bytes,
-                    array->name);
-    return true;
+    return is_whole || fail(error, "%.300s does not hold the %zu bytes of %.80s", path,
+                            array->bytes, array->name);
 }
 
 static bool read_array(const Bundle *bundle, Array *array, json_t *port, json_t *stored,

@@ -53,8 +53,11 @@ typedef struct {
 bool bundle_open(Bundle *bundle, const char *folder, Error *error);
 void bundle_close(Bundle *bundle);
 bool bundle_variant(const Bundle *bundle, size_t at, Variant *variant, Error *error);
-/* What of a variant's needs this processor lacks; NULL: nothing. */
-const char *variant_lacks(const Variant *variant);
+/* Whether this processor has one of the instruction sets that the variant needs. */
+bool variant_fits(const Variant *variant);
+/* The file of its graph; false where that is still packed. */
+bool variant_path(const Bundle *bundle, const Variant *variant, char *path, size_t size,
+                  Error *error);
 bool bundle_golden(const Bundle *bundle, const Variant *variant, size_t at, GoldenSet *set,
                    Error *error);
 void golden_free(GoldenSet *set);

@@ -69,16 +69,21 @@ static bool time_calls(const Bundle *bundle, const Variant *variant, Session *se
     return is_run;
 }
 
+/* How many calls to time; 0: that is no such number. */
+static long calls_asked(const char *word)
+{
+    char *end;
+    long calls = strtol(word, &end, 10);
+    return *word && !*end && calls <= MOST_CALLS ? calls : 0;
+}
+
 /* Why a variant is not even tried; NULL: it is. */
 static const char *passed_over(const Variant *variant)
 {
-    size_t length = strlen(variant->model);
     if (strcmp(variant->engine, "ort"))
-        return "another engine's";
-    if (variant_lacks(variant))
-        return "this processor lacks instructions that it needs";
-    if (length > 3 && !strcmp(variant->model + length - 3, ".xz"))
-        return "it is packed: unpack it with `xz -d`, and name it so in the manifest";
+        return "it is another engine's";
+    if (!variant_fits(variant))
+        return "this processor lacks the instructions that it needs";
     return NULL;
 }
 
@@ -88,7 +93,7 @@ static bool try_variant(const Bundle *bundle, const Variant *variant, long calls
     char path[4096];
     double found_db = 0;
     Session session = {0};
-    bool is_proved = bundle_path(bundle, variant->model, path, sizeof path, error) &&
+    bool is_proved = variant_path(bundle, variant, path, sizeof path, error) &&
                      session_open(&session, path, error) &&
                      prove(bundle, variant, &session, &found_db, error);
     if (is_proved && found_db < variant->least_db)
@@ -105,8 +110,8 @@ int main(int count, char **words)
 {
     Error error = {{0}};
     Bundle bundle;
-    long calls = count == 3 ? strtol(words[2], NULL, 10) : CALLS;
-    if (count < 2 || count > 3 || calls < 1 || calls > MOST_CALLS) {
+    long calls = count == 3 ? calls_asked(words[2]) : CALLS;
+    if (count < 2 || count > 3 || calls < 1) {
         fprintf(stderr, "usage: edge FOLDER [CALLS]; FOLDER is of `unzip model.aigc -d FOLDER`\n");
         return 2;
     }

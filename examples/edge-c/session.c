@@ -23,7 +23,7 @@ bool session_open(Session *session, const char *path, Error *error)
         return fail(error, "this ONNX Runtime, %s, is older than the header it was built with",
                     OrtGetApiBase()->GetVersionString());
     bool is_open =
-        is_good(api, api->CreateEnv(ORT_LOGGING_LEVEL_ERROR, "edge", &session->env), error) &&
+        is_good(api, api->CreateEnv(ORT_LOGGING_LEVEL_FATAL, "edge", &session->env), error) &&
         is_good(api, api->CreateSessionOptions(&options), error) &&
         is_good(api, api->SetIntraOpNumThreads(options, 1), error) &&
         is_good(api, api->CreateSession(session->env, path, options, &session->session), error) &&
