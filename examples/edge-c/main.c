@@ -30,7 +30,7 @@ static int ascending(const void *one, const void *other)
 static bool prove(const Bundle *bundle, const Variant *variant, Session *session, double *found_db,
                   Error *error)
 {
-    *found_db = 300.0;
+    *found_db = EQUAL_DB;
     for (size_t at = 0; at < json_array_size(bundle->golden); at++) {
         GoldenSet set;
         bool is_run = bundle_golden(bundle, variant, at, &set, error) &&

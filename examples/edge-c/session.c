@@ -3,8 +3,6 @@
 #include <math.h>
 #include <string.h>
 
-static const double EQUAL_DB = 300.0;
-
 static bool is_good(const OrtApi *api, OrtStatus *status, Error *error)
 {
     if (!status)

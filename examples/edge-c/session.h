@@ -4,6 +4,8 @@
 
 #include "bundle.h"
 
+enum { EQUAL_DB = 300 }; /* stands for infinity */
+
 typedef struct {
     const OrtApi *api;
     OrtEnv *env;
