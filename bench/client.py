@@ -59,10 +59,13 @@ class Worker:
             "feeds": str(feed_file),
             "inputs": inputs,
             "cores": list(plan.cores),
+            "clock": plan.clock,
         }
         told = self._channel.ask(request)
-        cores = tuple(told["cores"])
-        self.record = ProcessRecord(told["load_ms"], told["first_ms"], 0, cores=cores)
+        cores, remarks = tuple(told["cores"]), tuple(told["remarks"])
+        self.record = ProcessRecord(
+            told["load_ms"], told["first_ms"], 0, cores=cores, remarks=remarks
+        )
 
     def warm_up(self) -> None:
         """Call for the plan's `warmup_ms` and until steady, and size the blocks.

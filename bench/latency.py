@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 
@@ -19,9 +20,18 @@ from .statistics import RatioInterval, paired_speedup
 from .stopping import LEAST_PROCESSES, Reason, Stopping
 from .timing import ProcessRecord, Timing
 
-__all__ = ["Contest", "Contestant", "LatencyPlan", "Timing", "measure_latency", "run_contest"]
+__all__ = [
+    "Clock",
+    "Contest",
+    "Contestant",
+    "LatencyPlan",
+    "Timing",
+    "measure_latency",
+    "run_contest",
+]
 
 LEAST_BLOCKS = 2
+Clock = Literal["wall", "device"]
 
 
 @dataclass(frozen=True)
@@ -58,6 +68,8 @@ class LatencyPlan:
         precision: half width of the intervals, as a share of the ratio, that ending early needs;
             None: the verdicts alone are enough.
         cores: CPU cores that workers are bound to where the system allows; none: not bound.
+        clock: `wall`: a call counts from numpy arrays to numpy arrays, as an app sees it; `device`:
+            by the device's own clock, tensors being there already (see `HasDeviceClock`).
         seed: of the order of blocks, and of statistics.
     """
 
@@ -72,9 +84,12 @@ class LatencyPlan:
     stops_early: bool = True
     precision: float | None = 0.1
     cores: tuple[int, ...] = ()
+    clock: Clock = "wall"
     seed: int = 0
 
     def __post_init__(self) -> None:
+        if self.clock == "device" and (self.callers > 1 or self.gap_ms):
+            raise UsageError("The device's clock knows neither callers nor gaps: --clock wall.")
         if self.callers > 1 and self.gap_ms:
             raise UsageError("Throughput (several callers) has no gaps: drop one of the two.")
 

@@ -44,6 +44,7 @@ class ProcessRecord:
         is_steady: whether the warm-up ended because times had settled.
         peak_bytes: peak resident memory.
         cores: the CPU cores that the process was allowed to use; empty where not known.
+        remarks: what the engine has to say of how it runs the model.
         blocks: the timed blocks.
     """
 
@@ -53,6 +54,7 @@ class ProcessRecord:
     is_steady: bool = True
     peak_bytes: int = 0
     cores: tuple[int, ...] = ()
+    remarks: tuple[str, ...] = ()
     blocks: list[Block] = field(default_factory=list)
 
 
@@ -105,6 +107,11 @@ class Timing:
         return sum(not each.is_steady for each in self.processes)
 
     @property
+    def remarks(self) -> tuple[str, ...]:
+        """Return what the engine had to say, once."""
+        return tuple(dict.fromkeys(told for each in self.processes for told in each.remarks))
+
+    @property
     def peak_bytes(self) -> int:
         """Return peak resident memory of a process, median over processes."""
         return int(self._median("peak_bytes"))
@@ -141,11 +148,13 @@ def _about(process: ProcessRecord) -> dict[str, Any]:
     walls = [block.wall_ns for block in process.blocks]
     told = asdict(replace(process, blocks=[]))
     del told["blocks"]
-    return {**told, "cores": list(process.cores), "walls_ns": walls}
+    lists = {"cores": list(process.cores), "remarks": list(process.remarks)}
+    return {**told, **lists, "walls_ns": walls}
 
 
 def _process(calls_ns: Sequence[Sequence[int]], about: Mapping[str, Any]) -> ProcessRecord:
     pairs = zip(calls_ns, about["walls_ns"], strict=True)
     blocks = [Block(tuple(calls), wall) for calls, wall in pairs]
     told = {name: value for name, value in about.items() if name != "walls_ns"}
-    return ProcessRecord(**{**told, "cores": tuple(about["cores"]), "blocks": blocks})
+    tuples = {"cores": tuple(about["cores"]), "remarks": tuple(about.get("remarks", ()))}
+    return ProcessRecord(**{**told, **tuples, "blocks": blocks})

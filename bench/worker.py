@@ -2,8 +2,8 @@
 
 It says {"started": true} once its libraries are in memory, then reads one JSON line per request on
 stdin and answers each with one JSON line on stdout:
-first {"path", "engine", "threads", "feeds", "inputs", "cores"}
--> {"load_ms", "first_ms", "cores": allowed CPU cores},
+first {"path", "engine", "threads", "feeds", "inputs", "cores", "clock"}
+-> {"load_ms", "first_ms", "cores": allowed CPU cores, "remarks"},
 then {"calls": n, "gap_ms": g, "callers": c}
 -> {"ns": [n whole numbers], "wall_ns", "peak_bytes": resident memory}, until stdin closes.
 A failure is answered with {"error": message, "exit_code": code}.
@@ -22,11 +22,13 @@ from typing import Any
 
 import numpy as np
 
-from aigc_compress.engines import LoadsFiles, get_engine
+from aigc_compress.engines import HasDeviceClock, LoadsFiles, Remarks, get_engine
 from aigc_compress.errors import AigcCompressError, UsageError, first_line
-from aigc_compress.task import Runner
+from aigc_compress.task import Feeds, Runner
 
 __all__ = ["main", "peak_resident_bytes", "time_calls", "time_together"]
+
+Timed = Callable[[dict[str, Any]], dict[str, Any]]
 
 
 def time_calls(call: Callable[[], object], count: int, *, gap_ms: float = 0.0) -> list[int]:
@@ -74,22 +76,40 @@ def _serve(answers: Any) -> None:
     first = sys.stdin.readline()
     if not first:
         return
-    call = _open(json.loads(first), answers)
+    timed = _open(json.loads(first), answers)
     for line in sys.stdin:
-        _answer(answers, _timed(call, json.loads(line)) | {"peak_bytes": peak_resident_bytes()})
+        _answer(answers, timed(json.loads(line)) | {"peak_bytes": peak_resident_bytes()})
 
 
-def _timed(call: Callable[[], object], request: dict[str, Any]) -> dict[str, Any]:
-    count, callers = int(request["calls"]), int(request["callers"])
-    if callers > 1:
-        spent, wall = time_together(call, count, callers=callers)
-    else:
-        spent = time_calls(call, count, gap_ms=float(request["gap_ms"]))
-        wall = sum(spent)
-    return {"ns": spent, "wall_ns": wall}
+def _on_the_wall(call: Callable[[], object]) -> Timed:
+    """Return what times calls by this process's clock, from numpy arrays to numpy arrays."""
+
+    def timed(request: dict[str, Any]) -> dict[str, Any]:
+        count, callers = int(request["calls"]), int(request["callers"])
+        if callers > 1:
+            spent, wall = time_together(call, count, callers=callers)
+        else:
+            spent = time_calls(call, count, gap_ms=float(request["gap_ms"]))
+            wall = sum(spent)
+        return {"ns": spent, "wall_ns": wall}
+
+    return timed
 
 
-def _open(request: dict[str, Any], answers: Any) -> Callable[[], object]:
+def _on_the_device(session: Runner, engine: str, feeds: Feeds) -> Timed:
+    """Return what times calls by the device's own clock; raises UsageError where it has none."""
+    if not isinstance(session, HasDeviceClock):
+        raise UsageError(f"The engine {engine} has no clock of its own: --clock wall.")
+    timer = session.device_timer(feeds)
+
+    def timed(request: dict[str, Any]) -> dict[str, Any]:
+        spent = timer(int(request["calls"]))
+        return {"ns": spent, "wall_ns": sum(spent)}
+
+    return timed
+
+
+def _open(request: dict[str, Any], answers: Any) -> Timed:
     cores = _keep_to(request["cores"])
     with np.load(request["feeds"]) as archive:
         feeds = {name: archive[f"arr_{i}"] for i, name in enumerate(request["inputs"])}
@@ -101,8 +121,14 @@ def _open(request: dict[str, Any], answers: Any) -> Callable[[], object]:
     start = time.perf_counter_ns()
     call()
     first_ms = (time.perf_counter_ns() - start) / 1e6
-    _answer(answers, {"load_ms": load_ns / 1e6, "first_ms": first_ms, "cores": cores})
-    return call
+    is_on_device = request["clock"] == "device"
+    timed = (
+        _on_the_device(session, request["engine"], feeds) if is_on_device else _on_the_wall(call)
+    )
+    remarks = list(session.remarks) if isinstance(session, Remarks) else []
+    told = {"load_ms": load_ns / 1e6, "first_ms": first_ms, "cores": cores, "remarks": remarks}
+    _answer(answers, told)
+    return timed
 
 
 def _load(path: Path, engine: str, threads: int) -> tuple[Runner, int]:

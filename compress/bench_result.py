@@ -41,6 +41,8 @@ class BenchOptions:
         samples: samples of the quality measurement; None takes the task's default.
         measures_quality: whether quality is measured at all.
         profiles_layers: whether the time of every layer is asked of the engine (`ort` alone).
+        leaves_out: whether an engine that fails on a model is left out with a note, and no error;
+            `all` engines are.
         is_strict: whether a machine that was busy with other work is an error.
         seed: of feeds, order and statistics.
         plan: how latency is measured.
@@ -55,6 +57,7 @@ class BenchOptions:
     samples: int | None = None
     measures_quality: bool = True
     profiles_layers: bool = False
+    leaves_out: bool = False
     is_strict: bool = False
     seed: int = 0
     plan: LatencyPlan = field(default_factory=LatencyPlan)

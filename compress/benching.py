@@ -23,6 +23,7 @@ from .artifact import Artifact, graph_tensors, save_onnx
 from .bench_result import BenchOptions, BenchResult, FileFacts, Row
 from .budget import Judgement
 from .engines import ENGINES, check_feeds, get_engine
+from .engines.cuda import describe_gpu
 from .errors import AigcCompressError, UsageError
 from .loading import load_artifact, resolve_source
 from .machine import describe_machine
@@ -98,7 +99,9 @@ def bench_models(
         contests = [_runs(group, options) for group in _groups(entries).values()]
         rows: list[Row] = []
         digests: list[str] = []
-        for runs in contests:
+        failed: list[str] = []
+        for all_runs in contests:
+            runs = _that_work(all_runs, options, failed) if options.leaves_out else all_runs
             sizes = _sizes(runs, options)
             digests += [_digest(feeds) for each in sizes.values() for feeds in each]
             rows += _measure(runs, sizes, options, on_step)
@@ -107,7 +110,7 @@ def bench_models(
     if trust.complaint and options.is_strict:
         raise AigcCompressError(f"The machine was not quiet: {trust.complaint}.")
     notes = [note for entry in entries for note in entry.workload.notes]
-    notes += [*_skipped(entries, options), *missing]
+    notes += [*_skipped(entries, options), *missing, *failed, *_remarks(rows, options)]
     return BenchResult(
         tuple(rows),
         options,
@@ -116,6 +119,7 @@ def bench_models(
         machine={
             **describe_machine(),
             **surroundings,
+            **describe_gpu(),
             "load_average_after": read_surroundings()["load_average"],
         },
         peaks=peaks,
@@ -135,7 +139,7 @@ def _with_present_engines(options: BenchOptions) -> tuple[BenchOptions, list[str
         for name, each in found.items()
         if not each.is_available
     ]
-    return replace(options, engines=present), missing
+    return replace(options, engines=present, leaves_out=True), missing
 
 
 def workspace_sources(folder: Path) -> list[Path]:
@@ -238,6 +242,28 @@ def _runs(group: list[_Entry], options: BenchOptions) -> list[_Run]:
     return [ranked[0], *(run for run in runs if run is not ranked[0])]
 
 
+def _that_work(runs: list[_Run], options: BenchOptions, failed: list[str]) -> list[_Run]:
+    """Try every run on its timed feeds; add those that fail to `failed` and return the others.
+
+    Raises:
+        AigcCompressError: the baseline fails.
+    """
+    working = []
+    for run in runs:
+        feeds = run.entry.workload.timing_feeds(
+            batch=options.batches[0], length=options.lengths[0], seed=options.seed
+        )
+        try:
+            get_engine(run.engine).load(run.artifact, threads=options.plan.threads).run(feeds)
+        except AigcCompressError as error:
+            if run is runs[0]:
+                raise
+            failed.append(f"{run.entry.name} was left out on {run.engine}: {error}")
+        else:
+            working.append(run)
+    return working
+
+
 def _takes(engine: str, entry: _Entry) -> bool:
     return get_engine(engine).stage == "onnx" or entry.source.stage == "torch"
 
@@ -256,6 +282,14 @@ def _skipped(entries: Sequence[_Entry], options: BenchOptions) -> list[str]:
         if options.profiles_layers and engine != "ort"
     ]
     return left_out + unprofiled
+
+
+def _remarks(rows: Sequence[Row], options: BenchOptions) -> list[str]:
+    """Return what engines had to say of a model, and by which clock a GPU was timed."""
+    said = [f"{row.model} on {row.engine}: {told}" for row in rows for told in row.timing.remarks]
+    if options.plan.clock == "device":
+        said.append("Times are the device's own, from tensors there to tensors there.")
+    return said
 
 
 def _sizes(runs: list[_Run], options: BenchOptions) -> dict[tuple[int, int], list[Feeds]]:

@@ -18,7 +18,8 @@ from . import __version__
 from .api import require_output, to_onnx
 from .artifact import Artifact, graph_tensors, onnx_bytes
 from .engines import ENGINES
-from .engines.trt import BuildOptions, Sizes, build_engine, builder_version, gpu_target
+from .engines.cuda import gpu_target
+from .engines.trt import BuildOptions, Sizes, build_engine, builder_version
 from .errors import InputFileError, NotOnThisMachineError, PassError, UsageError, first_line
 from .loading import load_artifact
 from .passes import Context, FoldConfig, TensorRtConfig
@@ -35,6 +36,7 @@ __all__ = [
     "EngineOptions",
     "build",
     "card_path",
+    "graph_for_engine",
     "parse_profiles",
     "read_card",
     "try_builds",
@@ -109,7 +111,7 @@ def build(
     if output is not None:
         require_output(output, source, suffix=".engine")
     package, version = builder_version()
-    graph, notes = _prepared(source, options, on_step)
+    graph, notes = graph_for_engine(source, options, on_step)
     before = time.monotonic()
     plan = build_engine(onnx_bytes(graph), BuildOptions(options.device, options.profiles))
     seconds = time.monotonic() - before
@@ -166,10 +168,15 @@ def try_builds(
     return rows
 
 
-def _prepared(
-    source: str | Path, options: EngineOptions, on_step: OnStep
+def graph_for_engine(
+    source: str | Path, options: EngineOptions, on_step: OnStep = quiet
 ) -> tuple[Artifact, tuple[str, ...]]:
-    """Return the graph that TensorRT takes, and what is to be said of the feeds."""
+    """Return the graph that TensorRT takes, and what is to be said of the feeds.
+
+    Raises:
+        UsageError: the source is wrong.
+        PassError: the graph cannot be brought to this precision.
+    """
     artifact = load_artifact(source)
     workload = make_workload(artifact, options.feeds)
     graph = to_onnx(artifact, workload, seed=options.seed)

@@ -71,7 +71,7 @@ def test_every_public_name_is_there():
 # A floor imports only from floors below it: 1 is the top.
 FLOORS = {
     # These commands in `bench` call the library as a user does, so they stand beside the CLI.
-    1: ["compress/cli", "bench/edge.py", "bench/error_rates.py", "bench/peers"],
+    1: ["compress/cli", "bench/edge.py", "bench/error_rates.py", "bench/gpu", "bench/peers"],
     2: [
         "compress/analysis",
         "compress/web",

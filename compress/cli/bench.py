@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -23,6 +23,7 @@ __all__ = ["bench"]
 FEEDS = {"calibration", "evaluation", "feed", "shape"}
 BUILDS = {"models", "engine", "build_only", "output", "json", *FEEDS}
 REPLAYS = {"models", "replay", "output", "json"}
+Clock = Literal["wall", "device"]
 
 
 def bench(
@@ -32,7 +33,7 @@ def bench(
         typer.Argument(help="models; none: those of this folder, else the shipped references"),
     ] = None,
     engine: Annotated[
-        str, typer.Option(help="ort, torch, openvino, trt, several: ort,torch, or all")
+        str, typer.Option(help="one that `doctor` lists, several: ort,openvino, or all")
     ] = "ort",
     baseline: Annotated[str | None, typer.Option(help="model to compare with")] = None,
     threads: common.Threads = 1,
@@ -49,6 +50,12 @@ def bench(
     budget_seconds: Annotated[
         float | None, typer.Option(min=1, help="the quick meter: short blocks, about so long")
     ] = None,
+    clock: Annotated[
+        Clock,
+        typer.Option(
+            help="wall: from array to array; device: the GPU's own, tensors there already"
+        ),
+    ] = "wall",
     cores: Annotated[
         str | None, typer.Option(help="CPU cores to bind workers to, like 0,1 [not bound]")
     ] = None,
@@ -91,6 +98,8 @@ def bench(
 
         aigc-compress bench --engine all gan.pt -o gan.json
 
+        aigc-compress bench gan.pt --engine torch-cuda,torch-cuda-graph,ort-cuda --clock device
+
         aigc-compress bench --replay gan.json
 
         aigc-compress bench gan.onnx --engine trt --build-only
@@ -130,6 +139,7 @@ def bench(
             gap_ms=gap_ms,
             callers=callers,
             max_seconds=max_seconds,
+            clock=clock,
             cores=common.whole_numbers(cores, "--cores", least=0) if cores else (),
         ),
     )

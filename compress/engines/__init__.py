@@ -6,17 +6,43 @@ from collections.abc import Mapping
 
 from aigc_compress.errors import NotOnThisMachineError, unknown_name
 
-from .base import Availability, Engine, LoadsFiles, check_feeds
+from .base import Availability, Engine, HasDeviceClock, LoadsFiles, Remarks, check_feeds
 from .openvino import OpenVinoEngine
 from .ort import OrtEngine
 from .torch import TorchEngine
 from .trt import TrtEngine
 
-__all__ = ["ENGINES", "Availability", "Engine", "LoadsFiles", "check_feeds", "get_engine"]
+__all__ = [
+    "ENGINES",
+    "Availability",
+    "Engine",
+    "HasDeviceClock",
+    "LoadsFiles",
+    "Remarks",
+    "check_feeds",
+    "get_engine",
+]
 
-ENGINES: Mapping[str, Engine] = {
-    engine.name: engine for engine in (OrtEngine(), OpenVinoEngine(), TorchEngine(), TrtEngine())
-}
+GPU_BUILD = "pip install onnxruntime-gpu (in place of onnxruntime)"
+OPENVINO_BUILD = "pip install onnxruntime-openvino (in place of onnxruntime)"
+
+TABLE: tuple[Engine, ...] = (
+    OrtEngine(),
+    OrtEngine("ort-openvino", "OpenVINOExecutionProvider", OPENVINO_BUILD),
+    OrtEngine("ort-xnnpack", "XnnpackExecutionProvider", "a build of ONNX Runtime with XNNPACK"),
+    OrtEngine("ort-cuda", "CUDAExecutionProvider", GPU_BUILD),
+    OrtEngine("ort-tensorrt", "TensorrtExecutionProvider", GPU_BUILD),
+    OpenVinoEngine(),
+    OpenVinoEngine("openvino-throughput", "THROUGHPUT"),
+    TorchEngine(),
+    TorchEngine("torch-compile", compiles=True),
+    TorchEngine("torch-cuda", "cuda"),
+    TorchEngine("torch-cuda-graph", "cuda", records=True),
+    TorchEngine("torch-cuda-compile", "cuda", compiles=True),
+    TorchEngine("torch-cuda-compile-graph", "cuda", compiles=True, records=True),
+    TrtEngine(),
+)
+ENGINES: Mapping[str, Engine] = {engine.name: engine for engine in TABLE}
 
 
 def get_engine(name: str) -> Engine:

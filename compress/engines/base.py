@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
@@ -13,7 +13,7 @@ from aigc_compress.artifact import Artifact, TensorSpec
 from aigc_compress.errors import FeedError
 from aigc_compress.task import Feeds, Runner
 
-__all__ = ["Availability", "Engine", "LoadsFiles", "check_feeds"]
+__all__ = ["Availability", "Engine", "HasDeviceClock", "LoadsFiles", "Remarks", "check_feeds"]
 
 
 @dataclass(frozen=True)
@@ -28,8 +28,15 @@ class Availability:
 class Engine(Protocol):
     """One way to execute artifacts."""
 
-    name: str
-    stage: str
+    @property
+    def name(self) -> str:
+        """What it is called in `--engine`."""
+        ...
+
+    @property
+    def stage(self) -> str:
+        """Which artifacts it runs: `torch` or `onnx`."""
+        ...
 
     def availability(self) -> Availability:
         """Tell whether this engine can run here, without starting it."""
@@ -47,6 +54,26 @@ class LoadsFiles(Protocol):
     def load_file(self, path: Path, *, threads: int) -> Runner:
         """Load a file of this engine's stage; raises NotOnThisMachineError or PassError."""
         ...
+
+
+@runtime_checkable
+class HasDeviceClock(Protocol):
+    """A runner whose device tells how long a call took it, without the way there and back."""
+
+    def device_timer(self, feeds: Feeds) -> Callable[[int], list[int]]:
+        """Put the feeds on the device; return what makes n calls and tells nanoseconds of each.
+
+        Outputs stay on the device. A call counts from its first to its last work there, which is
+        longer than the work where the host is late in sending it.
+        """
+        ...
+
+
+@runtime_checkable
+class Remarks(Protocol):
+    """A runner that has something to say of how it runs its model."""
+
+    remarks: tuple[str, ...]
 
 
 def check_feeds(feeds: Feeds, inputs: tuple[TensorSpec, ...]) -> None:

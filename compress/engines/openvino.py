@@ -1,4 +1,4 @@
-"""Run ONNX graphs with OpenVINO on the CPU, set up for the latency of single calls."""
+"""Run ONNX graphs with OpenVINO on the CPU, for the latency of single calls or for throughput."""
 
 from __future__ import annotations
 
@@ -6,8 +6,9 @@ import importlib
 import importlib.metadata
 import importlib.util
 import threading
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,27 +24,38 @@ __all__ = ["OpenVinoEngine", "OpenVinoSession"]
 INSTALL = "pip install 'aigc-compress[openvino]'"
 
 
+@dataclass(frozen=True)
 class OpenVinoEngine:
-    """OpenVINO's CPU plugin, one stream."""
+    """OpenVINO's CPU plugin.
 
-    name = "openvino"
-    stage = "onnx"
+    Attributes:
+        name: what it is called.
+        hint: LATENCY, one stream of all threads; or THROUGHPUT, as many streams as OpenVINO finds
+            best for calls that come at once.
+    """
+
+    name: str = "openvino"
+    hint: Literal["LATENCY", "THROUGHPUT"] = "LATENCY"
+    stage: str = "onnx"
 
     def availability(self) -> Availability:
         """Tell whether openvino is installed, without importing it."""
         if importlib.util.find_spec("openvino") is None:
             return Availability(False, "openvino is not installed", INSTALL)
-        return Availability(True, f"openvino {importlib.metadata.version('openvino')}, CPU")
+        version = importlib.metadata.version("openvino")
+        return Availability(True, f"openvino {version}, CPU, for {self.hint.lower()}")
 
     def load(self, artifact: Artifact, *, threads: int) -> OpenVinoSession:
         """Compile a graph; raises PassError where OpenVINO refuses it."""
         self._require()
-        return OpenVinoSession(artifact.payload.SerializeToString(), threads=threads)
+        return OpenVinoSession(
+            artifact.payload.SerializeToString(), threads=threads, hint=self.hint
+        )
 
     def load_file(self, path: Path, *, threads: int) -> OpenVinoSession:
         """Compile a graph from its file; raises PassError where OpenVINO refuses it."""
         self._require()
-        return OpenVinoSession(path, threads=threads)
+        return OpenVinoSession(path, threads=threads, hint=self.hint)
 
     def _require(self) -> None:
         found = self.availability()
@@ -54,15 +66,16 @@ class OpenVinoEngine:
 class OpenVinoSession:
     """A compiled model with an inference request for each thread; feeds are not checked here."""
 
-    def __init__(self, model: bytes | Path, *, threads: int) -> None:
+    def __init__(self, model: bytes | Path, *, threads: int, hint: str = "LATENCY") -> None:
         openvino = importlib.import_module("openvino")
         core = openvino.Core()
         settings = {
             "INFERENCE_NUM_THREADS": threads,
-            "NUM_STREAMS": 1,
-            "PERFORMANCE_HINT": "LATENCY",
+            "PERFORMANCE_HINT": hint,
             "INFERENCE_PRECISION_HINT": "f32",  # bf16 otherwise, where the processor has it
         }
+        if hint == "LATENCY":
+            settings["NUM_STREAMS"] = 1
         try:
             graph = core.read_model(model)
             compiled = core.compile_model(graph, "CPU", settings)

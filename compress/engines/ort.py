@@ -1,8 +1,12 @@
-"""Run ONNX graphs with ONNX Runtime on the CPU."""
+"""Run ONNX graphs with ONNX Runtime, on the CPU or through another of its execution providers."""
 
 from __future__ import annotations
 
 import tempfile
+import warnings
+from collections import Counter
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -11,15 +15,21 @@ import onnxruntime
 from numpy.typing import NDArray
 
 from aigc_compress.artifact import Artifact
-from aigc_compress.errors import PassError, first_line
+from aigc_compress.errors import NotOnThisMachineError, PassError, first_line
 from aigc_compress.task import Feeds
 
 from .base import Availability
+from .cuda import on_gpu, time_launches
 
 if TYPE_CHECKING:
     from onnx import ModelProto
 
 __all__ = ["OrtEngine", "OrtSession", "optimize_offline", "optimized"]
+
+CPU = "CPUExecutionProvider"
+CUDA = "CUDAExecutionProvider"
+TENSORRT = "TensorrtExecutionProvider"
+ASSIGNMENT = "session.record_ep_graph_assignment_info"
 
 
 class OrtSession:
@@ -28,15 +38,27 @@ class OrtSession:
     Without `blocks_layouts` channels stay where they are: slower, and sure for float16.
     """
 
+    remarks: tuple[str, ...] = ()
+
     def __init__(
-        self, model: Artifact | Path, *, threads: int, blocks_layouts: bool = True
+        self,
+        model: Artifact | Path,
+        *,
+        threads: int,
+        blocks_layouts: bool = True,
+        provider: str = CPU,
+        settings: Mapping[str, str] | None = None,
     ) -> None:
         source = str(model) if isinstance(model, Path) else model.payload.SerializeToString()
         options = session_options(threads)
         if not blocks_layouts:
             level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_EXTENDED
             options.graph_optimization_level = level
-        self._session = create_session(source, options)
+        if provider == CPU:
+            self._session = create_session(source, options)
+        else:
+            self._session = _create_session_on(provider, settings or {}, source, options)
+            self.remarks = _left_to_cpu(self._session, provider)
         self._names = [each.name for each in self._session.get_outputs()]
 
     def run(self, feeds: Feeds) -> dict[str, NDArray[Any]]:
@@ -48,23 +70,77 @@ class OrtSession:
         return {name: np.asarray(v) for name, v in zip(self._names, values, strict=True)}
 
 
-class OrtEngine:
-    """ONNX Runtime's CPU provider."""
+class OrtCudaSession(OrtSession):
+    """A session on an NVIDIA GPU, on a stream of torch's, so that events can time it."""
 
-    name = "ort"
-    stage = "onnx"
+    def __init__(self, model: Artifact | Path, *, threads: int, provider: str) -> None:
+        import torch
+
+        onnxruntime.preload_dlls()  # CUDA's libraries where torch or pip put them
+        self._stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
+        settings = {"user_compute_stream": str(self._stream.cuda_stream)}
+        super().__init__(model, threads=threads, provider=provider, settings=settings)
+
+    def device_timer(self, feeds: Feeds) -> Callable[[int], list[int]]:
+        """See `HasDeviceClock`."""
+        binding = self._session.io_binding()
+        for name, value in feeds.items():
+            placed = onnxruntime.OrtValue.ortvalue_from_numpy(np.ascontiguousarray(value), "cuda")
+            binding.bind_ortvalue_input(name, placed)
+        for name in self._names:
+            binding.bind_output(name, "cuda")
+        options = onnxruntime.RunOptions()
+        options.add_run_config_entry("disable_synchronize_execution_providers", "1")
+
+        def launch() -> None:
+            self._session.run_with_iobinding(binding, options)
+
+        return lambda count: time_launches(launch, count, self._stream)
+
+
+@dataclass(frozen=True)
+class OrtEngine:
+    """ONNX Runtime through one of its execution providers.
+
+    Attributes:
+        name: what it is called.
+        provider: the execution provider; nodes that it does not take run on the CPU.
+        install: what brings the provider.
+    """
+
+    name: str = "ort"
+    provider: str = CPU
+    install: str = ""
+    stage: str = "onnx"
 
     def availability(self) -> Availability:
-        """Tell the version: ONNX Runtime is a part of the base install."""
-        return Availability(True, f"onnxruntime {onnxruntime.__version__}, CPU")
+        """Tell the version: the CPU's provider is a part of the base install, others are not."""
+        version = f"onnxruntime {onnxruntime.__version__}"
+        short = self.provider.removesuffix("ExecutionProvider")
+        if self.provider not in onnxruntime.get_available_providers():
+            return Availability(False, f"this {version} has no provider {short}", self.install)
+        return (
+            on_gpu(f"{version}, {short}")
+            if self._is_on_gpu
+            else Availability(True, f"{version}, {short}")
+        )
+
+    @property
+    def _is_on_gpu(self) -> bool:
+        return self.provider in (CUDA, TENSORRT)
 
     def load(self, artifact: Artifact, *, threads: int) -> OrtSession:
         """Load a graph; raises PassError where ONNX Runtime refuses it."""
-        return OrtSession(artifact, threads=threads)
+        return self._opened(artifact, threads)
 
     def load_file(self, path: Path, *, threads: int) -> OrtSession:
         """Load a graph from its file; raises PassError where ONNX Runtime refuses it."""
-        return OrtSession(path, threads=threads)
+        return self._opened(path, threads)
+
+    def _opened(self, model: Artifact | Path, threads: int) -> OrtSession:
+        if self._is_on_gpu:
+            return OrtCudaSession(model, threads=threads, provider=self.provider)
+        return OrtSession(model, threads=threads, provider=self.provider)
 
 
 def session_options(threads: int) -> onnxruntime.SessionOptions:
@@ -81,9 +157,51 @@ def create_session(
 ) -> onnxruntime.InferenceSession:
     """Create a CPU session; raises PassError with ONNX Runtime's own first line."""
     try:
-        return onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+        return onnxruntime.InferenceSession(model, options, providers=[CPU])
     except Exception as error:
         raise _translated(error, "load") from error
+
+
+def _create_session_on(
+    provider: str,
+    settings: Mapping[str, str],
+    model: bytes | str,
+    options: onnxruntime.SessionOptions,
+) -> onnxruntime.InferenceSession:
+    """Create a session on another provider than the CPU's.
+
+    Raises:
+        NotOnThisMachineError: the provider does not start here; ONNX Runtime would go on without.
+        PassError: the graph is refused.
+    """
+    options.add_session_config_entry(ASSIGNMENT, "1")
+    wanted: list[Any] = [(provider, dict(settings)), CPU]
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # what they say of a missing provider is raised below
+            session = onnxruntime.InferenceSession(model, options, providers=wanted)
+    except Exception as error:
+        raise _translated(error, "load") from error
+    if provider not in session.get_providers():
+        raise NotOnThisMachineError(
+            f"ONNX Runtime has {provider}, but it does not start here: one of the libraries that it"
+            " loads is missing, or of another version."
+        )
+    return session
+
+
+def _left_to_cpu(session: onnxruntime.InferenceSession, provider: str) -> tuple[str, ...]:
+    """Return what is to be said of nodes that a provider left to the CPU."""
+    if not hasattr(session, "get_provider_graph_assignment_info"):
+        return ()  # before version 1.24
+    nodes: Counter[str] = Counter()
+    for part in session.get_provider_graph_assignment_info():
+        if part.ep_name != provider:
+            nodes.update(node.op_type for node in part.get_nodes())
+    if not nodes:
+        return ()
+    kinds = ", ".join(f"{count} {op}" for op, count in nodes.most_common())
+    return (f"{provider} left {nodes.total()} nodes to the CPU: {kinds}.",)
 
 
 def _translated(error: Exception, verb: str) -> Exception:

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
-from collections.abc import Mapping
+import threading
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from types import ModuleType
 from typing import Any
@@ -21,6 +22,7 @@ from aigc_compress.errors import NotOnThisMachineError, PassError, UsageError, u
 from aigc_compress.task import Feeds
 
 from .base import Availability
+from .cuda import NO_DEVICE, compute_capability, has_cuda_device, time_launches
 
 __all__ = [
     "PORTABLE",
@@ -30,7 +32,6 @@ __all__ = [
     "TrtSession",
     "build_engine",
     "builder_version",
-    "gpu_target",
 ]
 
 PACKAGES = ("tensorrt", "tensorrt_rtx")
@@ -64,14 +65,20 @@ class TrtEngine:
         missing, how = [], ""
         if not any(importlib.util.find_spec(name) for name in PACKAGES):
             missing, how = ["neither tensorrt nor tensorrt_rtx is installed"], INSTALL
-        if not _has_cuda_device():
-            missing.append(
-                "torch sees no CUDA device (an NVIDIA GPU with its driver is needed; `export` and"
-                " `bench --build-only` need none)"
-            )
+        if not has_cuda_device():
+            missing.append(f"{NO_DEVICE}; `export` and `bench --build-only` need none")
         if missing:
             return Availability(False, " and ".join(missing), how)
-        return Availability(True, f"{_tensorrt().__name__} {_tensorrt().__version__}")
+        package, version = builder_version()
+        major, minor = compute_capability()
+        targets = getattr(_tensorrt(), "ComputeCapability", None)
+        if targets is not None and f"SM{major}{minor}" not in targets.__members__:
+            return Availability(
+                False,
+                f"{package} {version} does not run on GPUs of compute capability {major}.{minor}",
+                "pip install 'aigc-compress[tensorrt]'",
+            )
+        return Availability(True, f"{package} {version}")
 
     def load(self, artifact: Artifact, *, threads: int) -> TrtSession:
         """Build the engine and open it; `threads` does not matter on a GPU."""
@@ -182,31 +189,56 @@ class TrtSession:
             raise PassError("TensorRT does not run this engine on this GPU.")
         self._context = self._engine.create_execution_context()
         self._stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
+        self._lock = threading.Lock()
 
     def run(self, feeds: Feeds) -> dict[str, NDArray[Any]]:
         """Copy the feeds in, execute, copy the outputs back; returns when all is done."""
+        with self._lock:  # an execution context serves one call at a time
+            buffers = self._placed(feeds)
+            self._execute()
+            self._stream.synchronize()
+        return {spec.name: buffers[spec.name].cpu().numpy() for spec in self.outputs}
+
+    def device_timer(self, feeds: Feeds) -> Callable[[int], list[int]]:
+        """See `HasDeviceClock`."""
+        buffers = self._placed(feeds)
+
+        def timed(count: int) -> list[int]:
+            spent = time_launches(self._execute, count, self._stream)
+            assert buffers  # they are the memory that the engine writes to
+            return spent
+
+        return timed
+
+    def _placed(self, feeds: Feeds) -> dict[str, Any]:
+        """Return tensors on the GPU, inputs filled, that the context knows the addresses of."""
         import torch
 
+        if set(feeds) != {spec.name for spec in self.inputs}:
+            wanted = sorted(spec.name for spec in self.inputs)
+            raise PassError(f"TensorRT does not run this engine: it reads {wanted}, not {[*feeds]}")
+        buffers = {}
         with torch.cuda.stream(self._stream):
-            buffers = {}
             for spec in self.inputs:
                 array = np.ascontiguousarray(feeds[spec.name])
                 buffers[spec.name] = torch.from_numpy(array).cuda()
                 if not self._context.set_input_shape(spec.name, array.shape):
                     raise PassError(
-                        f"The engine was built for sizes up to {LARGEST_BATCH}; {spec.name} is"
+                        f"TensorRT does not run this engine: it was built for {spec.name}"
+                        f" {list(spec.shape)} in sizes up to {LARGEST_BATCH}, not"
                         f" {list(array.shape)}."
                     )
             for spec in self.outputs:
                 shape = tuple(self._context.get_tensor_shape(spec.name))
                 dtype = getattr(torch, spec.dtype)
                 buffers[spec.name] = torch.empty(shape, dtype=dtype, device="cuda")
-            for name, buffer in buffers.items():
-                self._context.set_tensor_address(name, buffer.data_ptr())
-            if not self._context.execute_async_v3(self._stream.cuda_stream):
-                raise PassError("TensorRT failed to execute the engine.")
-        self._stream.synchronize()
-        return {spec.name: buffers[spec.name].cpu().numpy() for spec in self.outputs}
+        for name, buffer in buffers.items():
+            self._context.set_tensor_address(name, buffer.data_ptr())
+        return buffers
+
+    def _execute(self) -> None:
+        if not self._context.execute_async_v3(self._stream.cuda_stream):
+            raise PassError("TensorRT failed to execute the engine.")
 
 
 def _tensorrt() -> ModuleType:
@@ -214,19 +246,3 @@ def _tensorrt() -> ModuleType:
     if name is None:
         raise NotOnThisMachineError(f"TensorRT is not installed. To install: {INSTALL}")
     return importlib.import_module(name)
-
-
-def _has_cuda_device() -> bool:
-    if importlib.util.find_spec("torch") is None:
-        return False
-    import torch
-
-    return torch.cuda.is_available()
-
-
-def gpu_target() -> str:
-    """Return the compute capability of the first CUDA device, like `sm_89`."""
-    import torch
-
-    major, minor = torch.cuda.get_device_capability()
-    return f"sm_{major}{minor}"

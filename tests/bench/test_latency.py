@@ -80,7 +80,7 @@ class FakeChannel:
             return {"started": True}
         if "path" in request:
             self.name = request["path"]
-            return {"load_ms": 5.0, "first_ms": 3.0, "cores": [0, 1]}
+            return {"load_ms": 5.0, "first_ms": 3.0, "cores": [0, 1], "remarks": ["a"]}
         self.calls += request["calls"]
         if self.log is not None:
             self.log.append(self.name)
