@@ -67,8 +67,7 @@ def run_passes(
         artifact = PASSES[name].run(before, config, context)
         if before.stage == artifact.stage == "onnx":
             _check_face(name, before, artifact)
-            if getattr(PASSES[name], "runs_in_ort", True):
-                _check_numbers(name, before, artifact, context)
+            _check_numbers(name, before, artifact, context)
     return artifact
 
 

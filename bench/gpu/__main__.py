@@ -81,21 +81,26 @@ def gpu(
     )
     done: list[dict[str, Any]] = []
     for name in models or [*REFERENCES]:
-        done.append({"model": name, **_measured(name, options)})
+        try:
+            done.append({"model": name, **_measured(name, options)})
+        except PassError as error:
+            missing.append(f"{name}: {error}")
+            say(missing[-1])
+            continue
         document = {"schema": SCHEMA, "missing": missing, "models": done}
         write_bytes(output, (to_json(document) + "\n").encode())
         show(markdown_table({"models": done[-1:], "missing": []}))
 
 
 def _measured(name: str, options: BenchOptions) -> dict[str, Any]:
-    """Return one model's document of `bench`; engines that fail on it are left out, and named."""
+    """Return one model's document of `bench`; engines that fail on a graph are left out, named."""
     with tempfile.TemporaryDirectory() as folder:
         files, refused = _in_every_precision(name, Path(folder))
         with progress(f"bench {name}") as on_step:
             result = bench_models([name, *files], options, on_step=on_step).document()
-    result["notes"] += refused
     for row in result["rows"]:
         row["model"] = Path(row["model"]).name
+    result["notes"] = [note.replace(f"{folder}/", "") for note in [*result["notes"], *refused]]
     return result
 
 

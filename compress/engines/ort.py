@@ -33,10 +33,7 @@ ASSIGNMENT = "session.record_ep_graph_assignment_info"
 
 
 class OrtSession:
-    """A session of ONNX Runtime on a graph or a file; feeds are not checked here.
-
-    Without `blocks_layouts` channels stay where they are: slower, and sure for float16.
-    """
+    """A session of ONNX Runtime on a graph or a file; feeds are not checked here."""
 
     remarks: tuple[str, ...] = ()
 
@@ -45,13 +42,12 @@ class OrtSession:
         model: Artifact | Path,
         *,
         threads: int,
-        blocks_layouts: bool = True,
         provider: str = CPU,
         settings: Mapping[str, str] | None = None,
     ) -> None:
         source = str(model) if isinstance(model, Path) else model.payload.SerializeToString()
         options = session_options(threads)
-        if not blocks_layouts:
+        if isinstance(model, Artifact) and _has_half_recurrence(model.payload):
             level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_EXTENDED
             options.graph_optimization_level = level
         if provider == CPU:
@@ -175,6 +171,8 @@ def _create_session_on(
         PassError: the graph is refused.
     """
     options.add_session_config_entry(ASSIGNMENT, "1")
+    # What lies above is blocked layouts, which are for the CPU alone, and break float16 there.
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_EXTENDED
     wanted: list[Any] = [(provider, dict(settings)), CPU]
     try:
         with warnings.catch_warnings():
@@ -188,6 +186,15 @@ def _create_session_on(
             " loads is missing, or of another version."
         )
     return session
+
+
+def _has_half_recurrence(model: ModelProto) -> bool:
+    """Whether blocked layouts must stay off: looking for them with one ends the process (1.32)."""
+    half = 10  # TensorProto.FLOAT16, without importing onnx
+    recurrent = {"GRU", "LSTM", "RNN"}
+    return any(node.op_type in recurrent for node in model.graph.node) and any(
+        tensor.data_type == half for tensor in model.graph.initializer
+    )
 
 
 def _left_to_cpu(session: onnxruntime.InferenceSession, provider: str) -> tuple[str, ...]:

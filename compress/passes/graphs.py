@@ -17,6 +17,7 @@ __all__ = [
     "free_stem",
     "graphs_of",
     "known_shapes",
+    "sorted_nodes",
 ]
 
 ARITHMETIC = ("Add", "Div", "Mul", "Sub")
@@ -129,3 +130,12 @@ def _names_read(model: ModelProto) -> set[str]:
     read = {name for node in all_nodes(model.graph) for name in node.input}
     outputs = {each.name for graph in all_graphs(model.graph) for each in graph.output}
     return read | outputs
+
+
+def sorted_nodes(model: ModelProto) -> ModelProto:
+    """Sort the nodes as ONNX demands: tools append new ones, after an If that reads them."""
+    import onnx_ir as ir
+
+    graph = ir.from_proto(model)
+    graph.graph.sort()
+    return ir.to_proto(graph)

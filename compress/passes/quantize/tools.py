@@ -12,8 +12,9 @@ from onnx import ModelProto, TensorProto
 
 from aigc_compress.errors import PassError, first_line
 from aigc_compress.passes.base import quiet_library
+from aigc_compress.passes.graphs import sorted_nodes
 
-__all__ = ["first_that_works", "sorted_nodes", "through_file", "with_own_constants"]
+__all__ = ["first_that_works", "through_file", "with_own_constants"]
 
 
 LAYERS = ("Conv", "ConvTranspose", "Gemm", "MatMul")
@@ -86,12 +87,3 @@ def _copied(model: ModelProto, constant: TensorProto, name: str, taken: set[str]
     added.CopyFrom(constant)
     added.name = name
     return name
-
-
-def sorted_nodes(model: ModelProto) -> ModelProto:
-    """Sort the nodes as ONNX demands: the tool appends new ones, after an If that reads them."""
-    import onnx_ir as ir
-
-    graph = ir.from_proto(model)
-    graph.graph.sort()
-    return ir.to_proto(graph)

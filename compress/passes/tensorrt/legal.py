@@ -21,7 +21,7 @@ from aigc_compress.engines.ort import OrtSession
 from aigc_compress.errors import PassError
 
 from ..base import Context, quiet_library
-from ..graphs import known_shapes
+from ..graphs import known_shapes, sorted_nodes
 from ..operators import count_operators, with_node_names
 from ..quantize.config import RangeMethod
 from ..ranges import Range, calibrate, choose_ranges, to_tensors_data
@@ -55,7 +55,6 @@ class TensorRtPass:
 
     name = "tensorrt"
     config = TensorRtConfig
-    runs_in_ort = False  # at least not safely: see _sqnr_db
 
     def run(self, artifact: Artifact, config: TensorRtConfig, context: Context) -> Artifact:
         """Return the graph.
@@ -65,9 +64,9 @@ class TensorRtPass:
         """
         model: ModelProto = artifact.payload
         if config.precision == "fp16":
-            model = _halved(with_node_names(model), config)
+            model = sorted_nodes(_halved(with_node_names(model), config))
         elif config.precision == "int8":
-            model = _quantized(with_node_names(model), config, context)
+            model = sorted_nodes(_quantized(with_node_names(model), config, context))
         refused = lint(model)
         if refused:
             told = "; ".join(f"{each.node} ({each.op}): {each.reason}" for each in refused[:3])
@@ -177,10 +176,6 @@ def _fused_sums(model: ModelProto) -> ModelProto:
 
 
 def _sqnr_db(before: Artifact, model: ModelProto, context: Context) -> float:
-    # ONNX Runtime 1.32 ends the process where it looks for blocked layouts of a float16 LSTM.
-    sessions = [
-        OrtSession(each, threads=1, blocks_layouts=False)
-        for each in (before, replace(before, payload=model))
-    ]
+    sessions = [OrtSession(each, threads=1) for each in (before, replace(before, payload=model))]
     outputs = [[session.run(feeds) for feeds in context.check_feeds] for session in sessions]
     return lowest_agreement_db(*outputs)
