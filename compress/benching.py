@@ -270,11 +270,11 @@ def _takes(engine: str, entry: _Entry) -> bool:
 
 def _skipped(entries: Sequence[_Entry], options: BenchOptions) -> list[str]:
     """Name the pairs that were left out, and the engines whose layers were."""
+    of_torch = [name for name in options.engines if get_engine(name).stage == "torch"]
     left_out = [
-        f"{entry.name} was left out on {engine}, which runs .pt models alone."
-        for engine in options.engines
+        f"{entry.name} was left out on {', '.join(of_torch)}: only .pt models run there."
         for entry in entries
-        if not _takes(engine, entry)
+        if of_torch and entry.source.stage != "torch"
     ]
     unprofiled = [
         f"Layers were not profiled on {engine}: only ort tells the time of each."

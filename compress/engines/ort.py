@@ -170,6 +170,7 @@ def _create_session_on(
         NotOnThisMachineError: the provider does not start here; ONNX Runtime would go on without.
         PassError: the graph is refused.
     """
+    onnxruntime.set_default_logger_severity(4)  # what fails is raised
     options.add_session_config_entry(ASSIGNMENT, "1")
     # What lies above is blocked layouts, which are for the CPU alone, and break float16 there.
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_EXTENDED
@@ -177,7 +178,9 @@ def _create_session_on(
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # what they say of a missing provider is raised below
-            session = onnxruntime.InferenceSession(model, options, providers=wanted)
+            session = onnxruntime.InferenceSession(
+                model, options, providers=wanted, enable_fallback=0
+            )
     except Exception as error:
         raise _translated(error, "load") from error
     if provider not in session.get_providers():
