@@ -15,7 +15,7 @@ $(VENV)/.installed-demo: pyproject.toml constraints.txt
 
 $(VENV)/.installed-test: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --disable-pip-version-check -q -c constraints.txt -e '.[compress,dev,efficientnet,tensorrt-rtx]'
+	$(BIN)/python -m pip install --disable-pip-version-check -q -c constraints.txt -e '.[compress,dev,efficientnet,openvino,tensorrt-rtx]'
 	touch $@
 
 # The contest is short here, since the bench after it is a longer one.

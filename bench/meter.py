@@ -17,6 +17,8 @@ from .statistics import RatioInterval
 
 __all__ = ["QuickMeter", "quick_plan"]
 
+FIRST = "ort"
+
 
 @dataclass(frozen=True)
 class QuickMeter:
@@ -30,7 +32,11 @@ class QuickMeter:
     seed: int = 0
 
     def compare(
-        self, baseline: Artifact, candidates: Sequence[Artifact], feeds: Feeds
+        self,
+        baseline: Artifact,
+        candidates: Sequence[Artifact],
+        feeds: Feeds,
+        engines: Sequence[str] = (),
     ) -> list[RatioInterval]:
         """Return the speed-up of every candidate; raises AigcCompressError like `run_contest`.
 
@@ -38,7 +44,7 @@ class QuickMeter:
         """
         budget = self.budget_seconds * max(1.0, (len(candidates) + 1) / 2)
         plan = quick_plan(budget, LatencyPlan(threads=self.threads, seed=self.seed))
-        contest = _contest([baseline, *candidates], feeds, plan)
+        contest = _contest([baseline, *candidates], feeds, plan, engines and [FIRST, *engines])
         return [contest.speedup(1 + index) for index in range(len(candidates))]
 
     def milliseconds(self, artifacts: Sequence[Artifact], feeds: Feeds) -> list[float]:
@@ -71,9 +77,13 @@ def quick_plan(budget_seconds: float, plan: LatencyPlan) -> LatencyPlan:
     )
 
 
-def _contest(artifacts: Sequence[Artifact], feeds: Feeds, plan: LatencyPlan) -> Contest:
+def _contest(
+    artifacts: Sequence[Artifact], feeds: Feeds, plan: LatencyPlan, engines: Sequence[str] = ()
+) -> Contest:
     with tempfile.TemporaryDirectory() as folder:
         paths = [Path(folder) / f"{index}.onnx" for index in range(len(artifacts))]
         for artifact, path in zip(artifacts, paths, strict=True):
             save_onnx(artifact, path)
-        return run_contest([Contestant(path) for path in paths], feeds, plan)
+        runners = engines or [FIRST] * len(paths)
+        pairs = zip(paths, runners, strict=True)
+        return run_contest([Contestant(*pair) for pair in pairs], feeds, plan)

@@ -218,8 +218,8 @@ def _evidence(variant: Variant) -> dict[str, Any]:
         quality = {k: v for k, v in (card["quality"] or {}).items() if k != "exhibit"}
         return {**{key: card[key] for key in ("speedup", "smaller", "machine")}, "quality": quality}
     measured = [each.numbers for each in variant.artifact.history if each.name == "measure"]
-    if not measured:
-        return {}
+    if not measured or measured[-1].get("engine", "ort") != "ort":
+        return {}  # what another engine took says nothing of the runtime's
     wanted = ("verdict", "speedup", "latency_ms", "threads", "quality")
     return {key: measured[-1][key] for key in wanted if key in measured[-1]}
 

@@ -128,16 +128,20 @@ class CachedMeter:
     cache: Cache
 
     def compare(
-        self, baseline: Artifact, candidates: Sequence[Artifact], feeds: Feeds
+        self,
+        baseline: Artifact,
+        candidates: Sequence[Artifact],
+        feeds: Feeds,
+        engines: Sequence[str] = (),
     ) -> Sequence[RatioInterval]:
         """Return the speed-up of every candidate, measured now or before the run was killed."""
         graphs = [digest(each) for each in (baseline, *candidates)]
 
         def measure() -> list[RatioInterval]:
-            found = self.meter.compare(baseline, candidates, feeds)
+            found = self.meter.compare(baseline, candidates, feeds, engines)
             return [RatioInterval(each.ratio, each.low, each.high) for each in found]
 
-        about = ["compare", *graphs, digest_feeds([feeds])]
+        about = ["compare", *graphs, digest_feeds([feeds]), *engines]
         return self.cache.value(about, list[RatioInterval], measure)
 
     def profile(self, artifact: Artifact, feeds: Feeds) -> Mapping[str, NodeTime]:

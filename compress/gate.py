@@ -25,14 +25,15 @@ from .artifact import Artifact, save_onnx
 from .budget import Budget, Judgement, judge_quality
 from .cache import Cache, digest
 from .closeness import lowest_agreement_db
-from .engines.ort import OrtSession
+from .engines import get_engine
 from .errors import AigcCompressError, InputFileError, StoppedError, first_line
 from .meter import Meter, Speedup
-from .task import OnStep, Quality, Split
+from .task import OnStep, Quality, Runner, Split
 from .workload import Workload
 
-__all__ = ["Candidate", "Finding", "Gate", "GateOptions", "Gated"]
+__all__ = ["FIRST_ENGINE", "Candidate", "Finding", "Gate", "GateOptions", "Gated"]
 
+FIRST_ENGINE = "ort"
 FINALISTS = 3
 NEAR_DB = 1.0  # how exactly SQNR ranks the harm that schemes do to a task's metric
 # Where nothing is faster, a file of at most this share of the size is worth having if the interval
@@ -43,11 +44,15 @@ AS_FAST = 0.95
 
 @dataclass(frozen=True)
 class Candidate:
-    """An ONNX artifact that competes to be the answer, or the reason why it could not be made."""
+    """An ONNX artifact that competes to be the answer, or the reason why it could not be made.
+
+    It competes on an engine, a name in `engines.ENGINES`; the baseline is on ONNX Runtime.
+    """
 
     name: str
     artifact: Artifact | None = None
     failure: str = ""
+    engine: str = FIRST_ENGINE
 
 
 @dataclass(frozen=True)
@@ -166,13 +171,25 @@ class Gate:
         self._wanted = [self._reference.run(each) for each in self._samples]
         self._findings: list[Finding] = []
         self._by_name: dict[str, Candidate] = {}
-        self._by_graph: dict[str, Candidate] = {}
+        self._by_graph: dict[tuple[str, str], Candidate] = {}
 
     def admit(self, candidates: Sequence[Candidate]) -> None:
         """Rank a round of candidates, and judge until the fastest within the budget is known."""
         self._by_name |= {each.name: each for each in candidates}
         self._findings += self._ranked(candidates)
         self._judge_fastest(1)
+
+    @property
+    def in_the_race(self) -> list[Candidate]:
+        """Return the candidates that are not known to be outside the budget, the first ones first.
+
+        On another engine one that is slow here may be fast.
+        """
+        return [
+            self._by_name[each.name]
+            for each in self._findings
+            if self._by_name[each.name].artifact is not None and not each.is_outside
+        ]
 
     def finding(self, name: str) -> Finding:
         """Return what is known of an admitted candidate so far."""
@@ -228,16 +245,21 @@ class Gate:
 
     def _ranked(self, candidates: Sequence[Candidate]) -> list[Finding]:
         """Time new graphs with the quick meter, and refuse the slower and the too large."""
-        new: dict[str, Artifact] = {}
+        new: list[Candidate] = []
         for each in candidates:
             if each.artifact is not None:
-                first = self._by_graph.setdefault(digest(each.artifact), each)
+                first = self._by_graph.setdefault(_key(each), each)
                 if first is each:
-                    new[each.name] = each.artifact
+                    new.append(each)
         assert self._baseline.artifact is not None
-        graphs = [*new.values()]
-        speeds = self._meter.compare(self._baseline.artifact, graphs, self._feeds) if graphs else ()
-        quick = dict(zip(new, speeds, strict=True))
+        graphs = [cast(Artifact, each.artifact) for each in new]
+        engines = _engines(new)
+        speeds = (
+            self._meter.compare(self._baseline.artifact, graphs, self._feeds, engines)
+            if new
+            else ()
+        )
+        quick = dict(zip((each.name for each in new), speeds, strict=True))
         return [self._first_look(each, quick.get(each.name)) for each in candidates]
 
     def _first_look(self, candidate: Candidate, quick: Speedup | None) -> Finding:
@@ -245,7 +267,7 @@ class Gate:
             return Finding(candidate.name, reason=candidate.failure)
         size, most = self._size(candidate), self._options.most_bytes
         if quick is None:
-            same = self._by_graph[digest(candidate.artifact)]
+            same = self._by_graph[_key(candidate)]
             return Finding(candidate.name, size, reason=f"the same graph as {same.name}")
         reason = f"{quick.verdict}" if quick.verdict == "slower" else ""
         if most is not None and size > most:
@@ -296,17 +318,18 @@ class Gate:
             )
 
         graphs = [digest(each) for each in (candidate.artifact, self._baseline.artifact)]
-        about = ["quality", *graphs, split, options.samples, options.seed]
+        about = ["quality", *graphs, split, options.samples, options.seed, *_engines([candidate])]
         return self._cache.value(about, Quality, measure)
 
-    def _runner(self, candidate: Candidate) -> OrtSession:
+    def _runner(self, candidate: Candidate) -> Runner:
         assert candidate.artifact is not None
-        return OrtSession(candidate.artifact, threads=os.cpu_count() or 1)
+        engine = get_engine(candidate.engine)
+        return engine.load(candidate.artifact, threads=os.cpu_count() or 1)
 
     def _contest(self, contestants: Sequence[Candidate]) -> Contest:
         """Time FP32 and the finalists; FP32 takes part twice where it is alone, as A/A."""
         graphs = [digest(cast(Artifact, each.artifact)) for each in contestants]
-        about = ["contest", *graphs, asdict(self._options.plan)]
+        about = ["contest", *graphs, asdict(self._options.plan), *_engines(contestants)]
         return self._cache.value(about, Contest, lambda: self._run_contest(contestants))
 
     def _run_contest(self, contestants: Sequence[Candidate]) -> Contest:
@@ -316,7 +339,7 @@ class Gate:
                 assert each.artifact is not None
                 path = Path(folder) / f"{index}.onnx"
                 save_onnx(each.artifact, path)
-                files.append(Contestant(path))
+                files.append(Contestant(path, each.engine))
             if len(files) == 1:
                 files.append(replace(files[0], decides=False))
             return run_contest(files, self._feeds, self._options.plan, on_step=self._on_step)
@@ -382,6 +405,16 @@ class Gate:
     def _size(self, candidate: Candidate) -> int:
         assert candidate.artifact is not None
         return int(candidate.artifact.payload.ByteSize())
+
+
+def _key(candidate: Candidate) -> tuple[str, str]:
+    return digest(cast(Artifact, candidate.artifact)), candidate.engine
+
+
+def _engines(candidates: Sequence[Candidate]) -> list[str]:
+    """Return who runs on what; nothing where all are on the first, as was the only way once."""
+    engines = [each.engine for each in candidates]
+    return engines if any(engine != FIRST_ENGINE for engine in engines) else []
 
 
 def _fastest_first(findings: Sequence[Finding]) -> list[int]:

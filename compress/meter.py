@@ -57,9 +57,16 @@ class Meter(Protocol):
     """Compares artifacts by latency on the machine at hand."""
 
     def compare(
-        self, baseline: Artifact, candidates: Sequence[Artifact], feeds: Feeds
+        self,
+        baseline: Artifact,
+        candidates: Sequence[Artifact],
+        feeds: Feeds,
+        engines: Sequence[str] = (),
     ) -> Sequence[Speedup]:
-        """Return the speed-up of every candidate over the baseline, on one set of feeds."""
+        """Return the speed-up of every candidate over the baseline, on one set of feeds.
+
+        The baseline runs on ONNX Runtime, and so does every candidate where no engines are named.
+        """
         ...
 
     def profile(self, artifact: Artifact, feeds: Feeds) -> Mapping[str, NodeTime]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from itertools import chain
 from pathlib import Path
@@ -17,9 +17,9 @@ from .artifact import Artifact, Step, graph_tensors, save_onnx
 from .budget import LEAST_SQNR_DB, Budget, Judgement
 from .cache import Cache, CachedMeter, cache_root, digest, digest_feeds
 from .candidates import Maker, Search
-from .engines import check_feeds
-from .errors import PassError, StoppedError, first_line, unknown_name
-from .gate import Candidate, Finding, Gate, Gated, GateOptions
+from .engines import ENGINES, check_feeds, get_engine
+from .errors import PassError, StoppedError, UsageError, first_line, unknown_name
+from .gate import FIRST_ENGINE, Candidate, Finding, Gate, Gated, GateOptions
 from .loading import load_artifact
 from .machine import machine_scheme
 from .passes import Context, Mode
@@ -32,6 +32,7 @@ from .workload import FeedOptions, Workload, make_workload
 
 __all__ = ["QuantizeOptions", "QuantizeResult", "quantize"]
 
+AUTO_ENGINES = "auto"
 MARGIN_DB = 1.5
 NAMED_LAYERS = 3
 TASK_STEPS_DB = (5.0, 10.0, 15.0)
@@ -54,6 +55,8 @@ class QuantizeOptions:
             left comes on top. None: no limit.
         is_fresh: whether nothing is taken from an earlier run of the same request.
         isa: the processor that the answer is for, a name in `schemes.SCHEMES`; None: this one.
+        engines: what the answer may run on beside ONNX Runtime: names in `engines.ENGINES`, or
+            `auto` for every engine of ONNX files that is here.
     """
 
     mode: Mode = "auto"
@@ -67,6 +70,7 @@ class QuantizeOptions:
     most_minutes: float | None = 20.0
     is_fresh: bool = False
     isa: str | None = None
+    engines: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -124,6 +128,7 @@ class QuantizeResult:
         timings = self.gated.contest.timings
         return {
             "shipped": self.gated.winner.name,
+            "engine": self.gated.winner.engine,
             "is_final": True,
             "is_fallback": self.gated.is_fallback,
             "verdict": self.speedup.verdict,
@@ -164,11 +169,14 @@ def quantize(
         StoppedError: Ctrl-C came; the message says what was written.
     """
     options = options or QuantizeOptions()
+    others, missing = _other_engines(options.engines)
     require_output(output, source)
     artifact = load_artifact(source)
     workload = make_workload(artifact, options.feeds)
     baseline = to_onnx(artifact, workload, seed=options.seed)
-    return _Quantization(baseline, workload, output, options, on_step or quiet).run()
+    options = replace(options, engines=others)
+    result = _Quantization(baseline, workload, output, options, on_step or quiet).run()
+    return replace(result, notes=(*result.notes, *missing))
 
 
 class _Quantization:
@@ -210,9 +218,26 @@ class _Quantization:
             for candidates in self._maker.rounds(self._gate.finding):
                 self._gate.admit(candidates)
                 self._keep_best()
+            if self._options.engines:
+                self._gate.admit(self._on_other_engines())
+                self._keep_best()
             return self._save(self._gate.decide())
         except KeyboardInterrupt as error:
             raise StoppedError(self._told_when_stopped()) from error
+
+    def _on_other_engines(self) -> list[Candidate]:
+        """Return FP32 and what is in the race, on every other engine that takes it."""
+        graphs = [Candidate("FP32", self._baseline), *self._gate.in_the_race]
+        return [self._on(engine, each) for engine in self._options.engines for each in graphs]
+
+    def _on(self, engine: str, candidate: Candidate) -> Candidate:
+        name = f"{candidate.name} on {engine}"
+        artifact = cast(Artifact, candidate.artifact)
+        try:
+            get_engine(engine).load(artifact, threads=1).run(self._feeds)
+        except PassError as error:
+            return Candidate(name, failure=first_line(error), engine=engine)
+        return replace(candidate, name=name, engine=engine)
 
     def _keep_best(self) -> None:
         """Write the best so far, with evidence that says that the search has not ended."""
@@ -220,7 +245,8 @@ class _Quantization:
         if best is None or best[1] == self._best:
             return
         candidate, self._best = best
-        numbers = {"shipped": candidate.name, "is_final": False, **self._best.document()}
+        about = {"shipped": candidate.name, "engine": candidate.engine, "is_final": False}
+        numbers = {**about, **self._best.document()}
         _write(candidate, numbers, self._output, self._options)
 
     def _told_when_stopped(self) -> str:
@@ -244,6 +270,7 @@ class _Quantization:
             *_given_up(winner),
             *_elsewhere(winner, self._options),
             *self._notes(),
+            *_engine_notes(gated.winner),
         )
         threads = self._options.plan.threads
         result = QuantizeResult(winner, self._output, gated, sizes, notes, threads)
@@ -252,6 +279,8 @@ class _Quantization:
 
     def _explained(self, result: QuantizeResult) -> QuantizeResult:
         """Return the result with its nodes, or with a note why there are none."""
+        if result.gated.winner.engine != FIRST_ENGINE:
+            return result  # the profiler of another engine sees other nodes
         choice = choice_of(result.gated.winner.name, result.gated.findings)
         try:
             nodes = why_not(result.artifact, self._meter, self._feeds, choice=choice)
@@ -342,6 +371,38 @@ def _elsewhere(winner: Artifact, options: QuantizeOptions) -> list[str]:
             " results: --isa avx2 makes a file that is right there too."
         )
     return notes
+
+
+def _other_engines(names: Sequence[str]) -> tuple[tuple[str, ...], list[str]]:
+    """Return the engines that compete with ONNX Runtime, and what is to be said of the missing.
+
+    Raises:
+        UsageError: there is no engine of that name, or it does not run ONNX files.
+        NotOnThisMachineError: one that was named cannot run here.
+    """
+    if names != (AUTO_ENGINES,):
+        for name in names:
+            if get_engine(name).stage != "onnx":
+                raise UsageError(f"{name} runs no ONNX files: name another --engine.")
+        return tuple(name for name in dict.fromkeys(names) if name != FIRST_ENGINE), []
+    rivals = [  # for latency, as single calls are what is timed
+        name
+        for name, each in ENGINES.items()
+        if each.stage == "onnx" and not name.endswith("-throughput")
+    ]
+    found = {name: ENGINES[name].availability() for name in rivals if name != FIRST_ENGINE}
+    present = tuple(name for name, each in found.items() if each.is_available)
+    absent = ", ".join(name for name in found if name not in present)
+    return present, [f"Engines that are not here did not compete: {absent} (see doctor)."]
+
+
+def _engine_notes(winner: Candidate) -> list[str]:
+    if winner.engine == FIRST_ENGINE:
+        return []
+    return [
+        f"The file is for {winner.engine}: its speed and quality were measured there. Its nodes are"
+        " explained for ONNX Runtime alone."
+    ]
 
 
 def _asked(options: QuantizeOptions) -> GateOptions:

@@ -44,7 +44,7 @@ class Meter(RuleMeter):
 
     asked: list = field(default_factory=list)
 
-    def compare(self, baseline, candidates, feeds):
+    def compare(self, baseline, candidates, feeds, engines=()):
         self.asked.append("compare")
         return [RatioInterval(2.0, 1.9, 2.1) for _ in candidates]
 

@@ -68,7 +68,7 @@ class Meter:
     def __init__(self, rivals):
         self.rivals = rivals
 
-    def compare(self, baseline, candidates, feeds):
+    def compare(self, baseline, candidates, feeds, engines=()):
         base = self.rivals[baseline.payload.doc_string].ms
         found = []
         for each in candidates:
@@ -106,7 +106,11 @@ def judged(monkeypatch):
                 return {"y": feeds["x"] * (1 + error)}
 
         monkeypatch.setattr(gate, "run_contest", run_contest)
-        monkeypatch.setattr(gate, "OrtSession", Runner)
+
+        class Engine:
+            load = Runner
+
+        monkeypatch.setattr(gate, "get_engine", lambda name: Engine)
         made = {
             name: Candidate(name, graph(name, each.values, each.twin))
             for name, each in rivals.items()
@@ -236,3 +240,50 @@ def test_rounds_end_where_one_round_ends(judged):
     assert told["faster"].is_outside
     assert told["fair"].reason == "fast is faster"
     assert len(workload.asked) == len(set(workload.asked))
+
+
+def test_a_graph_may_win_on_another_engine_and_is_asked_there(monkeypatch):
+    """The same graph twice: slow where all begin, fast on another engine."""
+    ms = {"ort": 1.0, "other": 0.4}
+    seen = []
+
+    class SameGraph:
+        def compare(self, baseline, candidates, feeds, engines=()):
+            seen.append(("meter", [*engines]))
+            ratios = [ms["ort"] / ms[each] for each in engines or ["ort"] * len(candidates)]
+            return [RatioInterval(each, each * 0.99, each * 1.01) for each in ratios]
+
+    class Runner:
+        name = "FP32"
+
+        def __init__(self, artifact, *, threads):
+            pass
+
+        def run(self, feeds):
+            return {"y": feeds["x"]}
+
+    def get_engine(name):
+        seen.append(("engine", name))
+        return type("Engine", (), {"load": Runner})
+
+    def run_contest(contestants, feeds, plan, on_step=None):
+        seen.append(("contest", [each.engine for each in contestants]))
+        times = [int(ms[each.engine] * 1e6) for each in contestants]
+        made = [[ProcessRecord(1.0, 1.0, 1, blocks=[Block((t,), t)] * 6)] * 4 for t in times]
+        return Contest(tuple(Timing(tuple(each)) for each in made), "all processes", 0.95)
+
+    monkeypatch.setattr(gate, "get_engine", get_engine)
+    monkeypatch.setattr(gate, "run_contest", run_contest)
+    names = ("FP32", "again", "there")
+    workload = Workload({name: Rival(1.0) for name in names})
+    same = graph("FP32", 4, None)
+    gate_ = Gate(Candidate("FP32", same), workload, SameGraph(), GateOptions())
+    gate_.admit([Candidate("again", same)])
+    gate_.admit([Candidate("there", same, engine="other")])
+    found = gate_.decide()
+    assert (found.winner.name, found.winner.engine) == ("there", "other")
+    assert found.speedup.ratio == pytest.approx(2.5)
+    assert ("meter", ["other"]) in seen
+    assert ("engine", "other") in seen
+    assert ("contest", ["ort", "other", "ort"]) in seen  # the fastest first
+    assert "slower" not in gate_.finding("there").reason

@@ -74,6 +74,12 @@ def quantize(
     isa: Annotated[
         IsaName | None, typer.Option(help="processor that the file is for [this one]")
     ] = None,
+    engine: Annotated[
+        str,
+        typer.Option(
+            help="what may run the answer beside ort: openvino, ..., or auto: all that are here"
+        ),
+    ] = "ort",
     threads: common.Threads = 1,
     processes: common.Processes = 8,
     seed: common.Seed = 0,
@@ -95,6 +101,8 @@ def quantize(
         aigc-compress quantize vad.onnx --calibration feeds.npz --json
 
         aigc-compress quantize detector.onnx --evaluation feeds.npz --max-minutes 10
+
+        aigc-compress quantize cnn --engine auto
     """
     from aigc_compress.quantizing import QuantizeOptions
     from aigc_compress.quantizing import quantize as run
@@ -111,6 +119,7 @@ def quantize(
         max_minutes,
         fresh,
         isa.value if isa else None,
+        engines=tuple(name.strip() for name in engine.split(",")),
     )
     target = output or Path(f"{Path(model).stem}.int8.onnx")
     with progress(f"quantize {model}") as on_step:
@@ -135,6 +144,8 @@ def _show(result: QuantizeResult) -> None:
         ["latency", f"{before:.3f} ms", f"{after:.3f} ms", speed],
         ["quality", f"{baseline.value:.3f}" if baseline else "-", quality, change],
     ]
+    if result.gated.winner.engine != "ort":
+        rows.append(["engine", "ort", result.gated.winner.engine, ""])
     shipped = result.gated.winner.name
     show_table(str(result.output), ["", "FP32", shipped, "verdict"], rows)
     for line in detail_lines(result.judgement.quality.details):
