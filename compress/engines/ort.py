@@ -29,6 +29,11 @@ __all__ = ["OrtEngine", "OrtSession", "optimize_offline", "optimized"]
 CPU = "CPUExecutionProvider"
 CUDA = "CUDAExecutionProvider"
 TENSORRT = "TensorrtExecutionProvider"
+# What a provider with threads of its own is told their number by.
+OWN_THREADS = {
+    "OpenVINOExecutionProvider": ("num_of_threads",),
+    "XnnpackExecutionProvider": ("intra_op_num_threads",),
+}
 ASSIGNMENT = "session.record_ep_graph_assignment_info"
 
 
@@ -115,11 +120,8 @@ class OrtEngine:
         short = self.provider.removesuffix("ExecutionProvider")
         if self.provider not in onnxruntime.get_available_providers():
             return Availability(False, f"this {version} has no provider {short}", self.install)
-        return (
-            on_gpu(f"{version}, {short}")
-            if self._is_on_gpu
-            else Availability(True, f"{version}, {short}")
-        )
+        detail = f"{version}, {short}"
+        return on_gpu(detail) if self._is_on_gpu else Availability(True, detail)
 
     @property
     def _is_on_gpu(self) -> bool:
@@ -136,7 +138,8 @@ class OrtEngine:
     def _opened(self, model: Artifact | Path, threads: int) -> OrtSession:
         if self._is_on_gpu:
             return OrtCudaSession(model, threads=threads, provider=self.provider)
-        return OrtSession(model, threads=threads, provider=self.provider)
+        settings = {each: str(threads) for each in OWN_THREADS.get(self.provider, ())}
+        return OrtSession(model, threads=threads, provider=self.provider, settings=settings)
 
 
 def session_options(threads: int) -> onnxruntime.SessionOptions:

@@ -5,7 +5,7 @@ import pytest
 from onnx import TensorProto, helper
 
 from aigc_compress.artifact import Artifact
-from aigc_compress.engines import ENGINES, Remarks
+from aigc_compress.engines import ENGINES, Remarks, ort
 from aigc_compress.engines.ort import OrtEngine
 from aigc_compress.errors import NotOnThisMachineError, PassError
 
@@ -48,3 +48,23 @@ def test_a_graph_that_another_provider_refuses_is_one_line():
     with pytest.raises(PassError, match="does not load this graph") as told:
         OrtEngine("ort-azure", "AzureExecutionProvider").load(graph("NoSuchOp"), threads=1)
     assert "\n" not in str(told.value)
+
+
+@pytest.mark.parametrize(
+    ("provider", "option"),
+    [
+        ("OpenVINOExecutionProvider", "num_of_threads"),
+        ("XnnpackExecutionProvider", "intra_op_num_threads"),
+    ],
+)
+def test_a_provider_with_threads_of_its_own_is_told_their_number(provider, option, monkeypatch):
+    asked = []
+
+    def create(name, settings, model, options):
+        asked.append((name, settings))
+        raise PassError("enough")
+
+    monkeypatch.setattr(ort, "_create_session_on", create)
+    with pytest.raises(PassError, match="enough"):
+        OrtEngine("ort-x", provider).load(graph(), threads=3)
+    assert asked == [(provider, {option: "3"})]
