@@ -134,6 +134,12 @@ def test_export_and_doctor(run_cli, refuse, net, workplace):
     refuse("export", "gan.pt", "--engine", "trt", "-o", "gan.onnx", code=2)
     refuse("export", "gan.pt", "--precision", "int8", code=2)
     refuse("export", "gan.pt", "--engine", "trt", "--opset", "18", code=2)
+    refuse("export", "gan.pt", "--engine", "trt", "--ranges", "mse", code=2)  # in fp16
+    int8 = ("export", "gan.pt", "--engine", "trt", "--precision", "int8", "--ranges")
+    refuse(*int8, "widest", code=2)
+    assert run_cli(*int8, "mse").code == 0
+    card = json.loads((workplace / "gan.engine.json").read_text())
+    assert card["history"][-1]["config"]["ranges"] == "mse"
     refuse("export", "gan.pt", "--profile", "z=1,4:1,4:1,4", code=2)
     refuse("doctor", "net.onnx", "--engine", "ort", code=2)
     refuse("doctor", "nowhere.engine", code=2)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any, cast
+from typing import Annotated, Any, cast, get_args
 
 import typer
 
@@ -60,6 +60,13 @@ def export(
     keep_float: Annotated[
         list[str] | None, typer.Option(help="trt: a node that stays float32; may be repeated")
     ] = None,
+    ranges: Annotated[
+        str,
+        typer.Option(
+            help="trt, int8: where an activation's range ends: minmax, percentile,"
+            " percentile-99.9, mse or entropy"
+        ),
+    ] = "minmax",
     calibration: common.Calibration = None,
     feed: common.Feed = None,
     shape: common.Shape = None,
@@ -101,16 +108,22 @@ def export(
     if engine != "trt":
         raise UsageError(f"--engine {engine}: only trt has engines that are built beforehand.")
     trt = {"engine", "precision", "device", "profile", "keep_float"}
+    if precision == "int8":
+        trt.add("ranges")
     common.refuse_others(context, {*COMMON, *FEEDS, *trt}, "--engine trt")
     precision = precision or "fp16"
     if precision not in PRECISIONS:
         raise UsageError(f"--precision must be one of {', '.join(PRECISIONS)}, not {precision}.")
     from aigc_compress.building import EngineOptions, parse_profiles
+    from aigc_compress.passes.quantize.config import RangeMethod
 
+    if ranges not in get_args(RangeMethod):
+        raise UsageError(f"--ranges must be one of {', '.join(get_args(RangeMethod))}.")
     options = EngineOptions(
         precision=cast(Any, precision),
         device=device,
         profiles=parse_profiles(profile or ()),
+        ranges=cast(Any, ranges),
         keep_float=tuple(keep_float or ()),
         feeds=feeds,
         seed=seed,
