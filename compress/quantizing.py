@@ -18,7 +18,14 @@ from .budget import LEAST_SQNR_DB, Budget, Judgement
 from .cache import Cache, CachedMeter, cache_root, digest, digest_feeds
 from .candidates import Maker, Search
 from .engines import ENGINES, check_feeds, get_engine
-from .errors import PassError, StoppedError, UsageError, first_line, unknown_name
+from .errors import (
+    NotOnThisMachineError,
+    PassError,
+    StoppedError,
+    UsageError,
+    first_line,
+    unknown_name,
+)
 from .gate import FIRST_ENGINE, Candidate, Finding, Gate, Gated, GateOptions
 from .loading import load_artifact
 from .machine import machine_scheme
@@ -235,7 +242,7 @@ class _Quantization:
         artifact = cast(Artifact, candidate.artifact)
         try:
             get_engine(engine).load(artifact, threads=1).run(self._feeds)
-        except PassError as error:
+        except (NotOnThisMachineError, PassError) as error:
             return Candidate(name, failure=first_line(error), engine=engine)
         return replace(candidate, name=name, engine=engine)
 

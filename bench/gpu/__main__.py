@@ -86,10 +86,11 @@ def gpu(
         except PassError as error:
             missing.append(f"{name}: {error}")
             say(missing[-1])
-            continue
         document = {"schema": SCHEMA, "missing": missing, "models": done}
         write_bytes(output, (to_json(document) + "\n").encode())
-        show(markdown_table({"models": done[-1:], "missing": []}))
+    show(markdown_table({"models": done, "missing": missing}))
+    if not done:
+        raise PassError("No model could be measured (reasons above).")
 
 
 def _measured(name: str, options: BenchOptions) -> dict[str, Any]:
