@@ -5,8 +5,9 @@ import json
 import onnx
 import pytest
 
+from aigc_compress import engines
 from aigc_compress.bench.latency import LatencyPlan
-from aigc_compress.engines import get_engine
+from aigc_compress.engines import Availability, get_engine
 from aigc_compress.errors import NotOnThisMachineError, UsageError
 from aigc_compress.loading import load_artifact
 from aigc_compress.quantizing import QuantizeOptions, quantize
@@ -49,3 +50,22 @@ def test_an_engine_that_runs_no_onnx_files_is_refused(name, cnn_pt, workplace):
 def test_an_engine_that_is_named_and_missing_is_an_error(cnn_pt, workplace):
     with pytest.raises(NotOnThisMachineError, match="ort-cuda"):
         quantize(cnn_pt, workplace / "cnn.onnx", asked("ort", "ort-cuda"))
+
+
+def test_an_engine_that_does_not_start_is_a_candidates_failure(cnn_pt, workplace, monkeypatch):
+    """ONNX Runtime lists a provider whose libraries are missing as present."""
+
+    class Broken:
+        name, stage = "ort-broken", "onnx"
+
+        def availability(self):
+            return Availability(True, "present, it says")
+
+        def load(self, artifact, *, threads):
+            raise NotOnThisMachineError("a library is missing")
+
+    monkeypatch.setitem(engines.ENGINES, "ort-broken", Broken())
+    result = quantize(cnn_pt, workplace / "cnn.onnx", asked("ort-broken"))
+    told = {each.name: each.reason for each in result.gated.findings}
+    assert told["FP32 on ort-broken"] == "a library is missing"
+    assert result.gated.winner.engine == "ort"
