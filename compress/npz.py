@@ -39,6 +39,8 @@ TURNED_BYTES = 2**23  # of an array in Fortran's order that are turned at a time
 def read_npz(path: Path, inputs: Sequence[TensorSpec]) -> NpzFeeds:
     """Open one array per input with a leading sample axis: array[i] is fed for sample i.
 
+    Where the samples of an input lack its first axis, and one sample fits there, they get it: an
+    array (N, 3, 224, 224) feeds an input ("batch", 3, 224, 224) with samples (1, 3, 224, 224).
     All bytes are read once, so that a damaged file is found at once.
 
     Raises:
@@ -55,7 +57,7 @@ def read_npz(path: Path, inputs: Sequence[TensorSpec]) -> NpzFeeds:
             members = [_Member.of(archive, info) for info in archive.infolist()]
             count = _sample_count(path, members, inputs)
             rows = {each.name: each.rows(archive, file) for each in members}
-    ordered = {spec.name: rows[spec.name] for spec in inputs}
+    ordered = {spec.name: _batched(rows[spec.name], spec) for spec in inputs}
     return NpzFeeds(_Source(path.absolute(), tuple(inputs), file.stamp, ordered), range(count))
 
 
@@ -221,6 +223,13 @@ def _sample_count(path: Path, members: Sequence[_Member], inputs: Sequence[Tenso
     if len(set(counts.values())) != 1 or 0 in counts.values():
         raise FeedError(f"{path} must hold the same number of samples per input, not {counts}.")
     return counts[names[0]]
+
+
+def _batched(rows: _Rows, spec: TensorSpec) -> _Rows:
+    lacks_axis = len(rows.shape) == len(spec.shape) - 1
+    if lacks_axis and (spec.shape[0] == 1 or isinstance(spec.shape[0], str)):
+        return replace(rows, shape=(1, *rows.shape))
+    return rows
 
 
 def _begin(info: zipfile.ZipInfo, opened: IO[bytes]) -> int:

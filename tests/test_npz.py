@@ -13,7 +13,7 @@ from aigc_compress import npz
 from aigc_compress.artifact import TensorSpec
 from aigc_compress.cache import digest_feeds
 from aigc_compress.engines import check_feeds
-from aigc_compress.errors import InputFileError
+from aigc_compress.errors import FeedError, InputFileError
 from aigc_compress.npz import read_npz
 
 IMAGE = TensorSpec("x", "float32", ("N", 3, "H", "W"))
@@ -150,3 +150,24 @@ def test_feeds_reach_another_process_as_their_file(path, monkeypatch, tmp_path):
     shutil.copy("kept.npz", path)  # its time is another
     with pytest.raises(InputFileError, match="changed while it was in use"):
         pickle.loads(content)
+
+
+@pytest.mark.parametrize("order", ["C", "F"])
+def test_samples_without_the_batch_axis_get_it(tmp_path, order):
+    pictures = np.random.default_rng(0).standard_normal((4, 3, 2, 5)).astype(np.float32)
+    path = tmp_path / "feeds.npz"
+    np.savez(path, x=np.asarray(pictures, order=order))
+
+    feeds = read_npz(path, (IMAGE,))
+
+    for sample, picture in zip(feeds, pictures, strict=True):
+        check_feeds(sample, (IMAGE,))
+        np.testing.assert_array_equal(sample["x"], picture[None])
+
+
+def test_samples_that_lack_more_than_the_batch_axis_are_refused(tmp_path):
+    np.savez(tmp_path / "feeds.npz", x=np.zeros((4, 2, 5), np.float32))
+    (sample,) = read_npz(tmp_path / "feeds.npz", (IMAGE,))[:1]
+
+    with pytest.raises(FeedError, match=r"needs float32 \['N', 3, 'H', 'W'\]"):
+        check_feeds(sample, (IMAGE,))

@@ -21,18 +21,22 @@ __all__ = ["analyze"]
 def analyze(
     model: Annotated[str, typer.Argument(help="gan, cnn, rnn, rnn-gru, a .pt or an .onnx file")],
     output: Annotated[
-        Path | None, typer.Option("-o", "--output", help=".html page with a heat map [none]")
+        Path | None,
+        typer.Option("-o", "--output", help=".html page with a heat map", show_default="none"),
     ] = None,
     calibration: common.Calibration = None,
     evaluation: common.Evaluation = None,
     feed: common.Feed = None,
     shape: common.Shape = None,
     top: Annotated[
-        int | None, typer.Option(min=1, help="show the most harmful layers alone [all]")
+        int | None,
+        typer.Option(min=1, help="show the most harmful layers alone", show_default="all"),
     ] = None,
     max_minutes: Annotated[
         float | None,
-        typer.Option(min=0.0, help="time for measuring; what is left out is named [no limit]"),
+        typer.Option(
+            min=0.0, help="time for measuring; what is left out is named", show_default="no limit"
+        ),
     ] = None,
     threads: common.Threads = 1,
     seed: common.Seed = 0,

@@ -45,7 +45,8 @@ def bench(
     ] = 1,
     processes: common.Processes = 8,
     max_seconds: Annotated[
-        float | None, typer.Option(min=1, help="timing ends after this [when verdicts are clear]")
+        float | None,
+        typer.Option(min=1, help="timing ends after this", show_default="when verdicts are clear"),
     ] = None,
     budget_seconds: Annotated[
         float | None, typer.Option(min=1, help="the quick meter: short blocks, about so long")
@@ -57,7 +58,8 @@ def bench(
         ),
     ] = "wall",
     cores: Annotated[
-        str | None, typer.Option(help="CPU cores to bind workers to, like 0,1 [not bound]")
+        str | None,
+        typer.Option(help="CPU cores to bind workers to, like 0,1", show_default="not bound"),
     ] = None,
     calibration: common.Calibration = None,
     evaluation: common.Evaluation = None,

@@ -20,7 +20,8 @@ def bundle(
         list[str], typer.Argument(help="a shipped model, .onnx or .pt; the preferred one first")
     ],
     output: Annotated[
-        Path | None, typer.Option("-o", "--output", help=".aigc to write [MODEL.aigc]")
+        Path | None,
+        typer.Option("-o", "--output", help=".aigc to write", show_default="MODEL.aigc"),
     ] = None,
     fallback: Annotated[
         str | None, typer.Option(help="the floating-point model, for where integers go wrong")
@@ -28,7 +29,9 @@ def bundle(
     engine: Annotated[
         list[Path] | None, typer.Option(help="TensorRT engine with its card; may be repeated")
     ] = None,
-    name: Annotated[str | None, typer.Option(help="of the bundle [the first model's]")] = None,
+    name: Annotated[
+        str | None, typer.Option(help="of the bundle", show_default="the first model's")
+    ] = None,
     packed: Annotated[
         bool, typer.Option("--pack", help="entropy-code the graphs: smaller to download")
     ] = False,

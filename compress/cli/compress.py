@@ -18,12 +18,17 @@ __all__ = ["compress"]
 def compress(
     model: Annotated[str, typer.Argument(help="a reference, .pt, .onnx or package.module:factory")],
     output: Annotated[
-        Path | None, typer.Option("-o", "--output", help=".onnx to write [MODEL.edge.onnx]")
+        Path | None,
+        typer.Option("-o", "--output", help=".onnx to write", show_default="MODEL.edge.onnx"),
     ] = None,
     max_drop: common.MaxDrop = None,
     target_ms: Annotated[
         float | None,
-        typer.Option(min=0.0, help="milliseconds of a call that are enough [as fast as it goes]"),
+        typer.Option(
+            min=0.0,
+            help="milliseconds of a call that are enough",
+            show_default="as fast as it goes",
+        ),
     ] = None,
     task: Annotated[
         str | None, typer.Option(help="your own task, package.module:attribute")
@@ -32,7 +37,8 @@ def compress(
         bool, typer.Option(help="whether recipes with training may be tried")
     ] = True,
     folder: Annotated[
-        Path | None, typer.Option(help="folder of the runs, where they go on [runs/MODEL]")
+        Path | None,
+        typer.Option(help="folder of the runs, where they go on", show_default="runs/MODEL"),
     ] = None,
     samples: common.Samples = None,
     device: common.Device = "auto",

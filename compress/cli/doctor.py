@@ -21,7 +21,9 @@ SHOWN = 3  # names of nodes with the same fault
 def doctor(
     model: Annotated[
         str | None,
-        typer.Argument(help="a model to check for an engine, or an .engine [this machine]"),
+        typer.Argument(
+            help="a model to check for an engine, or an .engine", show_default="this machine"
+        ),
     ] = None,
     engine: Annotated[str, typer.Option(help="trt: whose rules a model is checked by")] = "trt",
     json: common.Json = False,

@@ -29,10 +29,15 @@ def export(
     ],
     output: Annotated[
         Path | None,
-        typer.Option("-o", "--output", help="file or folder to write [MODEL.onnx, .engine, site]"),
+        typer.Option(
+            "-o",
+            "--output",
+            help="file or folder to write",
+            show_default="MODEL.onnx, .engine, site",
+        ),
     ] = None,
     engine: Annotated[
-        str | None, typer.Option(help="trt: build a TensorRT engine [an ONNX graph]")
+        str | None, typer.Option(help="trt: build a TensorRT engine", show_default="an ONNX graph")
     ] = None,
     to: Annotated[
         str | None,
@@ -40,12 +45,16 @@ def export(
             help="triton: a repository for Triton Inference Server; web: a page of a bundle"
         ),
     ] = None,
-    name: Annotated[str | None, typer.Option(help="triton: name of the model [the file's]")] = None,
+    name: Annotated[
+        str | None, typer.Option(help="triton: name of the model", show_default="the file's")
+    ] = None,
     opset: Annotated[
-        int | None, typer.Option(min=17, max=23, help="ONNX operator set, for a graph [20]")
+        int | None,
+        typer.Option(min=17, max=23, help="ONNX operator set, for a graph", show_default="20"),
     ] = None,
     precision: Annotated[
-        str | None, typer.Option(help="trt: fp32, fp16, or int8 for layers with weights [fp16]")
+        str | None,
+        typer.Option(help="trt: fp32, fp16, or int8 for layers with weights", show_default="fp16"),
     ] = None,
     device: Annotated[
         str, typer.Option(help="trt: portable, or a compute capability like sm_89")
@@ -53,8 +62,8 @@ def export(
     profile: Annotated[
         list[str] | None,
         typer.Option(
-            help="trt: sizes of an input, least:usual:most, like x=1,3,64,64:1,3,96,96:8,3,128,128"
-            " [dynamic axes: 1:1:64]"
+            help="trt: sizes of an input, least:usual:most, like x=1,3,64,64:1,3,96,96:8,3,128,128",
+            show_default="dynamic axes: 1:1:64",
         ),
     ] = None,
     keep_float: Annotated[

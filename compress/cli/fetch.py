@@ -18,7 +18,9 @@ def fetch(
     name: Annotated[str, typer.Argument(help="gan, cnn, rnn, rnn-gru, or gan-, cnn- or rnn-edge")],
     output: Annotated[
         Path | None,
-        typer.Option("-o", "--output", help="file to write [NAME.pt, NAME-edge.onnx]"),
+        typer.Option(
+            "-o", "--output", help="file to write", show_default="NAME.pt, NAME-edge.onnx"
+        ),
     ] = None,
     force: Annotated[bool, typer.Option(help="overwrite another file of that name")] = False,
 ) -> None:

@@ -38,7 +38,7 @@ __all__ = [
 
 Calibration = Annotated[
     Path | None,
-    typer.Option(help=".npz, one array per input; array[i] is fed for sample i"),
+    typer.Option(help=".npz, one array per input, first axis: samples"),
 ]
 Evaluation = Annotated[
     Path | None, typer.Option(help=".npz like --calibration, for measuring quality and time")
@@ -59,7 +59,10 @@ Device = Annotated[str, typer.Option(help="auto, cpu or cuda, for training")]
 Images = Annotated[Path | None, typer.Option("--data", help="folder with Fashion-MNIST's files")]
 Threads = Annotated[int, typer.Option(min=1, max=256, help="intra-op threads while timing")]
 Samples = Annotated[
-    int | None, typer.Option(min=2, help="samples of the quality measurement [the task's default]")
+    int | None,
+    typer.Option(
+        min=2, help="samples of the quality measurement", show_default="the task's default"
+    ),
 ]
 Seed = Annotated[int, typer.Option(min=0, max=2**31 - 1, help="seed of everything random")]
 MaxDrop = Annotated[
@@ -68,7 +71,9 @@ MaxDrop = Annotated[
 ]
 MinSqnr = Annotated[
     float | None,
-    typer.Option(help="least SQNR in dB against FP32, for models without a task [20]"),
+    typer.Option(
+        help="least SQNR in dB against FP32, for models without a task", show_default="20"
+    ),
 ]
 Processes = Annotated[
     int, typer.Option(min=3, max=100, help="fresh processes per model while timing, at most")

@@ -18,13 +18,15 @@ __all__ = ["pack"]
 def pack(
     model: Annotated[str, typer.Argument(help="a shipped model, .pt or .onnx")],
     output: Annotated[
-        Path | None, typer.Option("-o", "--output", help=".onnx.xz to write [MODEL.onnx.xz]")
+        Path | None,
+        typer.Option("-o", "--output", help=".onnx.xz to write", show_default="MODEL.onnx.xz"),
     ] = None,
     values: Annotated[
         str | None,
         typer.Option(
             help="values that the weights of a tensor may share: a number of 2 to 256, several in"
-            " the order to try them (16,32,64), or auto [weights as they are]"
+            " the order to try them (16,32,64), or auto",
+            show_default="weights as they are",
         ),
     ] = None,
     calibration: common.Calibration = None,

@@ -18,7 +18,8 @@ __all__ = ["prune"]
 def prune(
     model: Annotated[str, typer.Argument(help="gan, cnn, rnn, rnn-gru or a .pt file")],
     output: Annotated[
-        Path | None, typer.Option("-o", "--output", help=".pt to write [MODEL.pruned.pt]")
+        Path | None,
+        typer.Option("-o", "--output", help=".pt to write", show_default="MODEL.pruned.pt"),
     ] = None,
     ratio: Annotated[
         float | None, typer.Option(help="share of all channels and hidden units to take out")

@@ -46,7 +46,8 @@ class IsaName(StrEnum):
 def quantize(
     model: Annotated[str, typer.Argument(help="gan, cnn, rnn, rnn-gru, a .pt or an .onnx file")],
     output: Annotated[
-        Path | None, typer.Option("-o", "--output", help=".onnx to write [MODEL.int8.onnx]")
+        Path | None,
+        typer.Option("-o", "--output", help=".onnx to write", show_default="MODEL.int8.onnx"),
     ] = None,
     mode: Annotated[
         ModeName, typer.Option(help="auto: static for Conv and Gemm, dynamic for LSTM, and both")
@@ -72,7 +73,7 @@ def quantize(
         bool, typer.Option("--fresh", help="measure again what an earlier run has measured")
     ] = False,
     isa: Annotated[
-        IsaName | None, typer.Option(help="processor that the file is for [this one]")
+        IsaName | None, typer.Option(help="processor that the file is for", show_default="this one")
     ] = None,
     engine: Annotated[
         str,

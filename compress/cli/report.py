@@ -19,7 +19,9 @@ def report(
     results: Annotated[list[Path], typer.Argument(help="JSON files that bench -o wrote")],
     output: Annotated[
         Path | None,
-        typer.Option("-o", "--output", help="the page [report.html; with --json none]"),
+        typer.Option(
+            "-o", "--output", help="the page", show_default="report.html; with --json none"
+        ),
     ] = None,
     json: common.Json = False,
 ) -> None:

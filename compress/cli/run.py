@@ -23,13 +23,16 @@ __all__ = ["run", "say_news", "say_report", "show_run"]
 def run(
     recipe: Annotated[str, typer.Argument(help="a shipped recipe (see `recipes list`) or a .yaml")],
     model: Annotated[
-        str | None, typer.Argument(help="a reference, .pt or .onnx [the recipe's own]")
+        str | None,
+        typer.Argument(help="a reference, .pt or .onnx", show_default="the recipe's own"),
     ] = None,
     output: Annotated[
-        Path | None, typer.Option("-o", "--output", help=".onnx to write [RECIPE.onnx]")
+        Path | None,
+        typer.Option("-o", "--output", help=".onnx to write", show_default="RECIPE.onnx"),
     ] = None,
     folder: Annotated[
-        Path | None, typer.Option(help="folder of the run, where it goes on [runs/RECIPE]")
+        Path | None,
+        typer.Option(help="folder of the run, where it goes on", show_default="runs/RECIPE"),
     ] = None,
     set_: Annotated[
         list[str] | None, typer.Option("--set", help="one setting: --set prune.ratio=0.6")

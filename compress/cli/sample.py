@@ -26,7 +26,8 @@ def sample(
         Path | None, typer.Option("-o", "--output", help="PNG (gan) or text file (rnn)")
     ] = None,
     count: Annotated[
-        int | None, typer.Option(min=1, max=100_000, help="images [64] or characters [400]")
+        int | None,
+        typer.Option(min=1, max=100_000, help="images [64] or characters", show_default="400"),
     ] = None,
     prompt: Annotated[str, typer.Option(help="beginning of the text")] = "In the beginning",
     temperature: Annotated[float, typer.Option(min=0, help="0: the likeliest character")] = 0.7,

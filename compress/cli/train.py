@@ -29,7 +29,9 @@ def train(
     ] = None,
     steps: Annotated[int | None, typer.Option(min=1, help="optimizer steps")] = None,
     seed: Annotated[int | None, typer.Option(min=0, help="seed of the run")] = None,
-    folder: Annotated[Path | None, typer.Option(help="run folder [runs/NAME]")] = None,
+    folder: Annotated[
+        Path | None, typer.Option(help="run folder", show_default="runs/NAME")
+    ] = None,
     device: common.Device = "auto",
     threads: Annotated[int, typer.Option(min=0, help="CPU threads; 0: torch's choice")] = 0,
     start_from: Annotated[
