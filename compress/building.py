@@ -17,6 +17,8 @@ from typing import Any
 from . import __version__
 from .api import require_output, to_onnx
 from .artifact import Artifact, graph_tensors, onnx_bytes
+from .budget import Budget
+from .engine_int8 import Int8Choice, Int8Judge, choose_int8
 from .engines import ENGINES
 from .engines.cuda import gpu_target
 from .engines.trt import BuildOptions, Sizes, build_engine, builder_version
@@ -33,6 +35,7 @@ from .workload import FeedOptions, make_workload
 __all__ = [
     "PRECISIONS",
     "BuiltEngine",
+    "EngineGraph",
     "EngineOptions",
     "build",
     "card_path",
@@ -56,17 +59,24 @@ class EngineOptions:
         precision: fp32, fp16, or int8 for layers with weights.
         device: `portable`, or a compute capability like `sm_89`.
         profiles: least, usual and most sizes of inputs with dynamic axes.
-        ranges: where the range of an activation ends, for int8.
+        ranges: where the range of an activation ends, for int8; None: chosen by the quality on
+            validation data, and with them the layers that must stay float.
         keep_float: names of nodes that stay float32.
-        feeds: calibration feeds for a model without a task.
-        seed: of calibration feeds.
+        judges: whether the quality of an int8 graph is measured; if not, None means `minmax`.
+        budget: what an int8 graph may lose; None: the metric's default.
+        samples: samples of a quality measurement; None: the task's default.
+        feeds: calibration and evaluation feeds for a model without a task.
+        seed: of calibration feeds and of quality.
     """
 
     precision: Precision = "fp16"
     device: str = "portable"
     profiles: Mapping[str, Sizes] = field(default_factory=dict)
-    ranges: RangeMethod = "minmax"
+    ranges: RangeMethod | None = None
     keep_float: tuple[str, ...] = ()
+    judges: bool = True
+    budget: Budget | None = None
+    samples: int | None = None
     feeds: FeedOptions = field(default_factory=FeedOptions)
     seed: int = 0
 
@@ -111,7 +121,8 @@ def build(
     if output is not None:
         require_output(output, source, suffix=".engine")
     package, version = builder_version()
-    graph, notes = graph_for_engine(source, options, on_step)
+    found = graph_for_engine(source, options, on_step)
+    graph = found.graph
     before = time.monotonic()
     plan = build_engine(onnx_bytes(graph), BuildOptions(options.device, options.profiles))
     seconds = time.monotonic() - before
@@ -131,12 +142,13 @@ def build(
         "task": graph.task,
         "history": [asdict(step) for step in graph.history],
         **graph.history[-1].numbers,
+        "quality": found.int8 and found.int8.document(),
         "made_by": f"aigc-compress {__version__}",
     }
     if output is not None:
         write_bytes(card_path(output), (json.dumps(card, indent=2) + "\n").encode())
         write_bytes(output, plan)
-    return BuiltEngine(plan, card, notes)
+    return BuiltEngine(plan, card, found.notes)
 
 
 def try_builds(
@@ -147,6 +159,8 @@ def try_builds(
     on_step: OnStep = quiet,
 ) -> list[dict[str, Any]]:
     """Build every model in every precision, write nothing, and tell time, size or what failed.
+
+    INT8 is not judged: where its ranges end hardly matters to time and size.
 
     Raises:
         NotOnThisMachineError: TensorRT is not installed.
@@ -160,7 +174,7 @@ def try_builds(
         on_step(len(rows), len(jobs))
         row: dict[str, Any] = {"model": str(source), "precision": precision, "refused": None}
         try:
-            card = build(source, replace(options, precision=precision)).card
+            card = build(source, replace(options, precision=precision, judges=False)).card
             row |= {key: card[key] for key in ("build_seconds", "size_bytes", "sqnr_db", "builder")}
         except PassError as error:
             row["refused"] = first_line(error)
@@ -168,10 +182,25 @@ def try_builds(
     return rows
 
 
+@dataclass(frozen=True)
+class EngineGraph:
+    """A graph that TensorRT takes.
+
+    Attributes:
+        graph: an ONNX artifact.
+        int8: how it was chosen and how good it is, where it is in int8 and was judged.
+        notes: what is to be said of the feeds and the quality.
+    """
+
+    graph: Artifact
+    int8: Int8Choice | None = None
+    notes: tuple[str, ...] = ()
+
+
 def graph_for_engine(
     source: str | Path, options: EngineOptions, on_step: OnStep = quiet
-) -> tuple[Artifact, tuple[str, ...]]:
-    """Return the graph that TensorRT takes, and what is to be said of the feeds.
+) -> EngineGraph:
+    """Return the graph that TensorRT takes.
 
     Raises:
         UsageError: the source is wrong.
@@ -179,15 +208,31 @@ def graph_for_engine(
     """
     artifact = load_artifact(source)
     workload = make_workload(artifact, options.feeds)
-    graph = to_onnx(artifact, workload, seed=options.seed)
     is_int8 = options.precision == "int8"
     calibration = workload.calibration(seed=options.seed)[:CALIBRATION_SETS] if is_int8 else ()
     context = Context(workload.check_feeds(), calibration, options.seed, on_step=on_step)
+    graph = to_onnx(artifact, workload, seed=options.seed)
+    folded = run_passes(graph, [("fold", FoldConfig())], context)
     config = TensorRtConfig(
-        precision=options.precision, ranges=options.ranges, keep_float=options.keep_float
+        precision=options.precision,
+        ranges=options.ranges or "minmax",
+        keep_float=options.keep_float,
     )
-    legal = run_passes(graph, [("fold", FoldConfig()), ("tensorrt", config)], context)
-    return legal, workload.calibration_notes if is_int8 else ()
+    if not (is_int8 and options.judges):
+        legal = run_passes(folded, [("tensorrt", config)], context)
+        return EngineGraph(legal, notes=workload.calibration_notes if is_int8 else ())
+    judge = Int8Judge(folded, workload, context, budget=options.budget, samples=options.samples)
+    searches = options.ranges is None
+    choice = choose_int8(folded, config, context, judge, searches=searches)
+    notes = [*workload.notes, *workload.calibration_notes]
+    notes += workload.search_notes(samples=options.samples) if searches else ()
+    if not choice.judgement.within:
+        tried = " with any range, and any number of float layers that was tried" if searches else ""
+        notes.append(
+            f"INT8 is outside the quality budget{tried}: use --precision fp16, or give more with"
+            " --max-drop or --min-sqnr."
+        )
+    return EngineGraph(choice.graph, choice, (*dict.fromkeys(notes),))
 
 
 def card_path(engine: Path) -> Path:

@@ -110,7 +110,8 @@ def _in_every_precision(name: str, folder: Path) -> tuple[list[Path], list[str]]
     files, refused = [], []
     for precision in PRECISIONS[1:]:
         try:
-            graph, _ = graph_for_engine(name, EngineOptions(precision=precision))
+            options = EngineOptions(precision=precision, judges=False)
+            graph = graph_for_engine(name, options).graph
         except PassError as error:
             refused.append(f"{name} in {precision}: {error}")
             continue

@@ -70,13 +70,18 @@ def export(
         list[str] | None, typer.Option(help="trt: a node that stays float32; may be repeated")
     ] = None,
     ranges: Annotated[
-        str,
+        str | None,
         typer.Option(
             help="trt, int8: where an activation's range ends: minmax, percentile,"
-            " percentile-99.9, mse or entropy"
+            " percentile-99.9, mse or entropy",
+            show_default="by the quality, and with it the layers that stay float",
         ),
-    ] = "minmax",
+    ] = None,
+    max_drop: common.MaxDrop = None,
+    min_sqnr: common.MinSqnr = None,
+    samples: common.Samples = None,
     calibration: common.Calibration = None,
+    evaluation: common.Evaluation = None,
     feed: common.Feed = None,
     shape: common.Shape = None,
     seed: common.Seed = 0,
@@ -86,7 +91,8 @@ def export(
 
     An ONNX file appears only after the graph gave torch's numbers at two batch sizes and lengths.
     A TensorRT engine is built with tensorrt or tensorrt-rtx, the latter without any GPU; beside it
-    MODEL.engine.json tells what it is and where it runs.
+    MODEL.engine.json tells what it is and where it runs. INT8 is judged as the graph that TensorRT
+    gets, in ONNX Runtime: ranges, and layers that stay float, are chosen to be within the budget.
 
     Examples:
         aigc-compress export gan.pt -o gan.onnx
@@ -99,7 +105,7 @@ def export(
 
         aigc-compress export gan.aigc --to web -o site/
     """
-    feeds = common.feed_options(calibration, None, feed, shape)
+    feeds = common.feed_options(calibration, evaluation, feed, shape)
     if to == "web":
         common.refuse_others(context, {*COMMON, "to"}, "--to web")
         _write_site(Path(model), output or Path("site"), json)
@@ -118,7 +124,7 @@ def export(
         raise UsageError(f"--engine {engine}: only trt has engines that are built beforehand.")
     trt = {"engine", "precision", "device", "profile", "keep_float"}
     if precision == "int8":
-        trt.add("ranges")
+        trt |= {"ranges", "max_drop", "min_sqnr", "samples", "evaluation"}
     common.refuse_others(context, {*COMMON, *FEEDS, *trt}, "--engine trt")
     precision = precision or "fp16"
     if precision not in PRECISIONS:
@@ -126,7 +132,7 @@ def export(
     from aigc_compress.building import EngineOptions, parse_profiles
     from aigc_compress.passes.quantize.config import RangeMethod
 
-    if ranges not in get_args(RangeMethod):
+    if ranges is not None and ranges not in get_args(RangeMethod):
         raise UsageError(f"--ranges must be one of {', '.join(get_args(RangeMethod))}.")
     options = EngineOptions(
         precision=cast(Any, precision),
@@ -134,6 +140,8 @@ def export(
         profiles=parse_profiles(profile or ()),
         ranges=cast(Any, ranges),
         keep_float=tuple(keep_float or ()),
+        budget=common.budget(max_drop, min_sqnr),
+        samples=samples,
         feeds=feeds,
         seed=seed,
     )
@@ -210,9 +218,25 @@ def _build_engine(model: str, target: Path, options: Any, json: bool) -> None:
         told = ", ".join(f"{count} {op}" for op, count in operators[kind].items())
         if told:
             say(f"{'In' if kind == 'int8' else 'Not in'} int8: {told}.")
+    if built.card["quality"]:
+        say(_quality_told(card["quality"], card["history"][-1]["config"]))
     say(
         f"{card['builder']['package']} {card['builder']['version']} built it for"
         f" {card['device']} in {card['build_seconds']:.1f} s: {card['size_bytes'] / 1e6:.2f} MB,"
         f" {card['precision']}, {card['sqnr_db']:.1f} dB from the source in ONNX Runtime."
     )
     show(str(target))
+
+
+def _quality_told(quality: Any, settings: Any) -> str:
+    baseline, is_sqnr = quality["baseline"], quality["baseline"] is None
+    value = f"{quality['metric']} {quality['value']:.3f}"
+    beside = f"at least {quality['budget']:.1f}" if is_sqnr else f"FP32 {baseline:.3f}"
+    verdict = "within the budget" if quality["within"] else "OUTSIDE the budget"
+    data = f"{quality['split']} data" if quality["split"] == "test" else quality["split"]
+    kept = len(settings["keep_float"])
+    layers = f", {kept} {'layer' if kept == 1 else 'layers'} left float" if kept else ""
+    return (
+        f"{value} ({beside}), {verdict}, on {data}, of {quality['of']};"
+        f" ranges {settings['ranges']}{layers}."
+    )

@@ -8,11 +8,12 @@ anyhow from its integers, so that it fuses with the layer that makes the other.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import hashlib
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
-from onnx import ModelProto
+from onnx import ModelProto, NodeProto
 from pydantic import BaseModel, ConfigDict, Field
 
 from aigc_compress.artifact import Artifact, Step
@@ -24,10 +25,10 @@ from ..base import Context, quiet_library
 from ..graphs import known_shapes, sorted_nodes
 from ..operators import count_operators, with_node_names
 from ..quantize.config import RangeMethod
-from ..ranges import Range, calibrate, choose_ranges, to_tensors_data
+from ..ranges import Observed, Range, calibrate, choose_ranges, to_tensors_data
 from .linter import lint
 
-__all__ = ["Precision", "TensorRtConfig", "TensorRtPass"]
+__all__ = ["Precision", "TensorRtConfig", "TensorRtPass", "layer_names"]
 
 Precision = Literal["fp32", "fp16", "int8"]
 LAYERS = ("Conv", "ConvTranspose", "Gemm", "MatMul")
@@ -97,23 +98,39 @@ def _halved(model: ModelProto, config: TensorRtConfig) -> ModelProto:
 
 
 def _quantized(model: ModelProto, config: TensorRtConfig, context: Context) -> ModelProto:
+    layers = [node for node in model.graph.node if node.op_type in LAYERS]
+    chosen = [node for node in layers if node.name not in config.keep_float]
+    if not chosen:
+        kept = " that does not stay float" if layers else ""
+        raise PassError(f"Nothing to quantize: the graph has no {', '.join(LAYERS)}{kept}.")
+    observed = _observed(model, layers, context)
+    endless = {name for name, each in observed.items() if each.not_finite}
+    region = [node.name for node in chosen if endless.isdisjoint(node.input)]
+    read = {name for node in chosen for name in node.input[:2]}
+    bounded = {name: observed[name] for name in observed if name in read - endless}
+    ranges = choose_ranges(bounded, bits=8, symmetric=True, method=config.ranges)
+    return _fused_sums(_with_borders(model, ranges, region))
+
+
+def layer_names(model: ModelProto) -> list[str]:
+    """Return the layers with weights, which have an INT8 form, by the names of their nodes."""
+    return [node.name for node in with_node_names(model).graph.node if node.op_type in LAYERS]
+
+
+def _observed(
+    model: ModelProto, layers: Sequence[NodeProto], context: Context
+) -> Mapping[str, Observed]:
+    """Return what the layers read during calibration; graphs of one run share it."""
     if not context.calibration:
         raise PassError("int8 needs calibration feeds, and there are none.")
     stored = {each.name for each in model.graph.initializer}
-    layers = [
-        node
-        for node in model.graph.node
-        if node.op_type in LAYERS and node.name not in config.keep_float
-    ]
     read = {name: None for node in layers for name in node.input[:2] if name not in stored}
-    if not layers:
-        raise PassError(f"Nothing to quantize: the graph has none of {', '.join(LAYERS)}.")
-    observed = calibrate(model, context.calibration, tensors=[*read], on_step=context.on_step)
-    endless = {name for name, each in observed.items() if each.not_finite}
-    region = [node.name for node in layers if endless.isdisjoint(node.input)]
-    bounded = {name: each for name, each in observed.items() if name not in endless}
-    ranges = choose_ranges(bounded, bits=8, symmetric=True, method=config.ranges)
-    return _fused_sums(_with_borders(model, ranges, region))
+    key = f"read by layers in {hashlib.sha256(model.SerializeToString()).hexdigest()}"
+    if key not in context.kept:
+        context.kept[key] = calibrate(
+            model, context.calibration, tensors=[*read], on_step=context.on_step
+        )
+    return cast(Mapping[str, Observed], context.kept[key])
 
 
 def _with_borders(model: ModelProto, ranges: Mapping[str, Range], region: list[str]) -> ModelProto:
