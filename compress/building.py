@@ -24,9 +24,9 @@ from .engines.cuda import gpu_target
 from .engines.trt import BuildOptions, Sizes, build_engine, builder_version
 from .errors import InputFileError, NotOnThisMachineError, PassError, UsageError, first_line
 from .loading import load_artifact
-from .passes import Context, FoldConfig, TensorRtConfig
+from .passes import Context, DequantizeConfig, FoldConfig, TensorRtConfig
 from .passes.quantize.config import RangeMethod
-from .passes.tensorrt import Precision
+from .passes.tensorrt import Precision, lint
 from .pipeline import run_passes
 from .storage import digest_file, read_json, write_bytes
 from .task import OnStep, quiet
@@ -211,7 +211,7 @@ def graph_for_engine(
     is_int8 = options.precision == "int8"
     calibration = workload.calibration(seed=options.seed)[:CALIBRATION_SETS] if is_int8 else ()
     context = Context(workload.check_feeds(), calibration, options.seed, on_step=on_step)
-    graph = to_onnx(artifact, workload, seed=options.seed)
+    graph, told = _on_floats(to_onnx(artifact, workload, seed=options.seed), context)
     folded = run_passes(graph, [("fold", FoldConfig())], context)
     config = TensorRtConfig(
         precision=options.precision,
@@ -220,11 +220,12 @@ def graph_for_engine(
     )
     if not (is_int8 and options.judges):
         legal = run_passes(folded, [("tensorrt", config)], context)
-        return EngineGraph(legal, notes=workload.calibration_notes if is_int8 else ())
+        about_feeds = workload.calibration_notes if is_int8 else ()
+        return EngineGraph(legal, notes=(*told, *about_feeds))
     judge = Int8Judge(folded, workload, context, budget=options.budget, samples=options.samples)
     searches = options.ranges is None
     choice = choose_int8(folded, config, context, judge, searches=searches)
-    notes = [*workload.notes, *workload.calibration_notes]
+    notes = [*told, *workload.notes, *workload.calibration_notes]
     notes += workload.search_notes(samples=options.samples) if searches else ()
     if not choice.judgement.within:
         tried = " with any range, and any number of float layers that was tried" if searches else ""
@@ -233,6 +234,22 @@ def graph_for_engine(
             " --max-drop or --min-sqnr."
         )
     return EngineGraph(choice.graph, choice, (*dict.fromkeys(notes),))
+
+
+def _on_floats(graph: Artifact, context: Context) -> tuple[Artifact, tuple[str, ...]]:
+    """Return a graph that TensorRT would refuse for its integers on floats, and what to say."""
+    if not lint(graph.payload):
+        return graph, ()
+    try:
+        floats = run_passes(graph, [("dequantize", DequantizeConfig())], context)
+    except PassError:  # what it is refused for is told later
+        return graph, ()
+    numbers = floats.history[-1].numbers
+    gone = ", ".join(f"{count} {op}" for op, count in numbers["gone"].items())
+    return floats, (
+        f"The model is quantized for another engine. It was taken back to floats first ({gone}),"
+        f" {numbers['sqnr_db']:.1f} dB from it; what follows is told beside these floats.",
+    )
 
 
 def card_path(engine: Path) -> Path:

@@ -18,7 +18,7 @@ from aigc_compress.building import (
 )
 from aigc_compress.checkpoint import write_checkpoint
 from aigc_compress.errors import InputFileError, NotOnThisMachineError, PassError, UsageError
-from aigc_compress.models import REFERENCES
+from aigc_compress.models import EDGES, REFERENCES
 from aigc_compress.workload import FeedOptions
 
 pytestmark = pytest.mark.tensorrt
@@ -36,6 +36,18 @@ def test_every_reference_is_built_in_every_precision(name, precision):
     assert built.card["sqnr_db"] > least
     assert bool(built.card["operators"]["int8"]) == (precision == "int8")
     assert built.card["builder"]["package"] == "tensorrt_rtx"
+
+
+@pytest.mark.parametrize("name", EDGES)
+@pytest.mark.parametrize("precision", PRECISIONS)
+def test_what_every_recipe_makes_is_built_in_every_precision(name, precision):
+    built = build(name, EngineOptions(precision=precision, judges=False))
+    assert len(built.plan) == built.card["size_bytes"] > 100_000
+    assert [step["name"] for step in built.card["history"]][-3:] == [
+        *("dequantize", "fold", "tensorrt"),
+    ]
+    assert any("quantized for another engine" in note for note in built.notes)
+    assert bool(built.card["operators"]["int8"]) == (precision == "int8")
 
 
 @pytest.fixture

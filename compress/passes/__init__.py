@@ -8,6 +8,7 @@ from typing import Any
 from .activations import ActivationsConfig, ActivationsPass
 from .autotune import AutotuneConfig, AutotunePass
 from .base import Context, Pass
+from .dequantize import DequantizeConfig, DequantizePass
 from .export import ExportConfig, ExportPass
 from .fold import FoldConfig, FoldPass
 from .prune import PruneConfig, PrunePass
@@ -24,6 +25,7 @@ __all__ = [
     "ActivationsConfig",
     "AutotuneConfig",
     "Context",
+    "DequantizeConfig",
     "DistillConfig",
     "ExportConfig",
     "FinetuneConfig",
@@ -44,6 +46,7 @@ PASSES: Mapping[str, Any] = {
     for each in (
         ActivationsPass(),
         AutotunePass(),
+        DequantizePass(),
         DistillPass(),
         ExportPass(),
         FinetunePass(),

@@ -18,7 +18,7 @@ from aigc_compress.artifact import Artifact
 from aigc_compress.engines.ort import OrtSession
 from aigc_compress.task import Feeds
 
-__all__ = ["FakeQuant", "stored_constants"]
+__all__ = ["FakeQuant", "dequantized", "stored_constants"]
 
 SWITCHES = "aigc_compress_switches"
 OF_AN_OUTPUT = "_QuantizeLinear_Input"  # what the tool puts behind the name of a graph's output
@@ -162,11 +162,11 @@ def stored_constants(quantized: ModelProto) -> dict[str, dict[int, NDArray[Any]]
         for place, name in enumerate(node.input):
             if name in undone:
                 arrays = [numpy_helper.to_array(constants[each]) for each in undone[name].input]
-                found.setdefault(node.name, {})[place] = _dequantized(undone[name], arrays)
+                found.setdefault(node.name, {})[place] = dequantized(undone[name], arrays)
     return found
 
 
-def _dequantized(node: NodeProto, arrays: list[NDArray[Any]]) -> NDArray[Any]:
+def dequantized(node: NodeProto, arrays: list[NDArray[Any]]) -> NDArray[Any]:
     """Return (integers - zero point) * scale along the node's axis, as ONNX defines it."""
     axis = next((each.i for each in node.attribute if each.name == "axis"), 1)
     integers, scale, *zeros = arrays

@@ -1,0 +1,219 @@
+"""A graph quantized for one engine, back on floats, so that another engine gets a form of its own.
+
+Weights become the floats that their integers stand for. What rounds an activation becomes a Clip to
+the range of its integers, since quantizers drop a Relu or Clip that the rounding does anyhow.
+Ranges found at run time (DynamicQuantizeLinear, DynamicQuantizeLSTM) bound nothing, and go.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
+from pydantic import BaseModel, ConfigDict
+
+from aigc_compress.artifact import Artifact, Step
+from aigc_compress.closeness import lowest_agreement_db
+from aigc_compress.engines.ort import OrtSession
+from aigc_compress.errors import PassError
+
+from .base import Context
+from .draft import MICROSOFT
+from .fake_quant import dequantized
+from .operators import with_node_names
+from .recurrent.constants import Constants
+
+__all__ = ["DequantizeConfig", "DequantizePass"]
+
+LIMITS = {
+    TensorProto.INT8: (-128, 127),
+    TensorProto.UINT8: (0, 255),
+    TensorProto.INT16: (-32768, 32767),
+    TensorProto.UINT16: (0, 65535),
+}
+FLOAT_FORMS = {"ConvInteger": "Conv", "MatMulInteger": "MatMul"}
+LSTM_INPUTS = 8  # of the float operator; scales and zero points of W and R follow them
+WEIGHTS_AT = {
+    **dict.fromkeys(("Conv", "ConvTranspose", "GRU", "Gemm", "LSTM"), (1, 2)),
+    "MatMul": (0, 1),
+}
+
+
+class DequantizeConfig(BaseModel):
+    """Nothing is to be set."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class DequantizePass:
+    """Take Q/DQ, dynamically quantized and stored-as-integers graphs back to floats.
+
+    The step's numbers tell how many nodes of each type are `gone`, and `sqnr_db`, how close the
+    outputs are to those of the integers.
+    """
+
+    name = "dequantize"
+    config = DequantizeConfig
+
+    def run(self, artifact: Artifact, config: DequantizeConfig, context: Context) -> Artifact:
+        """Return the graph on floats.
+
+        Raises:
+            PassError: nothing in it is quantized in a way that is known.
+        """
+        before: ModelProto = artifact.payload
+        floats = _Floats(with_node_names(before))
+        model = floats.made()
+        if not floats.gone:
+            raise PassError("Nothing to dequantize: the graph has no Q/DQ or dynamic operators.")
+        sessions = [OrtSession(artifact, threads=1)]
+        sessions.append(OrtSession(Artifact("onnx", model), threads=1))
+        outputs = [[each.run(feeds) for feeds in context.check_feeds] for each in sessions]
+        numbers = {"gone": dict(floats.gone), "sqnr_db": lowest_agreement_db(*outputs)}
+        step = Step(self.name, config.model_dump(), None, numbers)
+        return artifact.then(model, step, stage="onnx")
+
+
+class _Floats:
+    """Nodes of the main graph, rewritten one by one."""
+
+    def __init__(self, model: ModelProto) -> None:
+        self._model = model
+        graph = model.graph
+        opset = next(each.version for each in model.opset_import if each.domain in ("", "ai.onnx"))
+        self._constants = Constants(graph, opset=opset, ir_version=model.ir_version)
+        self._makers = {name: node for node in graph.node for name in node.output}
+        self._readers: dict[str, list[NodeProto]] = {}
+        for node in graph.node:
+            for name in node.input:
+                self._readers.setdefault(name, []).append(node)
+        self.gone: Counter[str] = Counter()
+
+    def made(self) -> ModelProto:
+        """Return the graph on floats."""
+        rules = {
+            "DequantizeLinear": self._weights_or_clip,
+            "DynamicQuantizeLinear": self._unscaled,
+            "DynamicQuantizeLSTM": self._lstm,
+        }
+        graph = self._model.graph
+        for node in list(graph.node):
+            op = node.op_type
+            rule = rules.get(op)
+            if rule is not None and rule(node):
+                self.gone[op] += 1
+        for node in graph.node:
+            for place in WEIGHTS_AT.get(node.op_type, ()):
+                self._store_constant(node, place)
+        import onnx_ir as ir
+        from onnx_ir.passes.common import RemoveUnusedNodesPass
+
+        kept = ir.from_proto(self._model)
+        RemoveUnusedNodesPass()(kept)
+        return ir.to_proto(kept)
+
+    def _weights_or_clip(self, node: NodeProto) -> bool:
+        """DequantizeLinear: of constants their floats, of QuantizeLinear a Clip."""
+        arrays = [self._constants.get(name) for name in node.input]
+        if all(each is not None for each in arrays):
+            floats = dequantized(node, [each for each in arrays if each is not None])
+            self._replace(node, "Identity", [self._stored(floats, node.output[0])])
+            return True
+        quantizer = self._makers.get(node.input[0])
+        if quantizer is None or quantizer.op_type != "QuantizeLinear":
+            return False
+        scale, zero = arrays[1], arrays[2] if len(arrays) > 2 else np.uint8(0)
+        if scale is None or zero is None or scale.size > 1:
+            return False
+        least, most = LIMITS[helper.np_dtype_to_tensor_dtype(zero.dtype)]
+        ends = [(each - float(zero)) * scale.reshape(()) for each in (least, most)]
+        stem = node.output[0]
+        bounds = [
+            self._stored(np.asarray(end, scale.dtype), f"{stem}_{name}")
+            for end, name in zip(ends, ("least", "most"), strict=True)
+        ]
+        self._replace(node, "Clip", [quantizer.input[0], *bounds])
+        return True
+
+    def _unscaled(self, node: NodeProto) -> bool:
+        """DynamicQuantizeLinear: x with a scale of 1, and products of floats behind it."""
+        values, scale, zero = node.output
+        products = [each for each in self._readers.get(values, ()) if each.op_type in FLOAT_FORMS]
+        weights = [self._product_weights(each) for each in products]
+        readers = {id(each) for name in (values, zero) for each in self._readers.get(name, ())}
+        if readers != {id(each) for each in products} or any(each is None for each in weights):
+            return False
+        for product, floats in zip(products, weights, strict=True):
+            assert floats is not None
+            stored = self._stored(floats, f"{product.output[0]}_weights")
+            op = product.op_type
+            self.gone[op] += 1
+            self._replace(product, FLOAT_FORMS[op], [node.input[0], stored], keeps_attributes=True)
+        one = self._stored(np.float32(1.0), f"{scale}_one")
+        for each in self._readers.get(scale, ()):
+            each.input[:] = [one if name == scale else name for name in each.input]
+        self._model.graph.node.remove(node)
+        return True
+
+    def _product_weights(self, node: NodeProto) -> NDArray[Any] | None:
+        """Return the weights of an integer product without their zero point, unscaled, or None."""
+        integers = self._constants.get(node.input[1])
+        zero_name = node.input[3] if len(node.input) > 3 else ""
+        zero = self._constants.get(zero_name) if zero_name else np.int8(0)
+        if integers is None or zero is None:
+            return None
+        moved: NDArray[Any] = integers.astype(np.float32) - np.asarray(zero, np.float32)
+        return moved
+
+    def _lstm(self, node: NodeProto) -> bool:
+        """DynamicQuantizeLSTM: the float one, whose weights lie as (D, 4H, K), not (D, K, 4H)."""
+        borders = node.input[LSTM_INPUTS : LSTM_INPUTS + 4]
+        names = (node.input[1], *borders[:2], node.input[2], *borders[2:])
+        arrays = [self._constants.get(name) for name in names]
+        known = [each for each in arrays if each is not None]
+        if len(known) != len(names):
+            return False
+        inputs = list(node.input[:LSTM_INPUTS])
+        for place in (1, 2):
+            integers, scale, zero = known[3 * place - 3 : 3 * place]
+            shape = (scale.shape[0], 1, -1)
+            floats = integers.astype(np.float32) - zero.astype(np.float32).reshape(shape)
+            floats = (floats * scale.reshape(shape)).transpose(0, 2, 1)
+            inputs[place] = self._stored(floats, f"{node.output[0]}_{'wr'[place - 1]}")
+        self._replace(node, "LSTM", inputs, keeps_attributes=True)
+        return True
+
+    def _store_constant(self, node: NodeProto, place: int) -> None:
+        """Let a layer read weights that nodes make of integers, Cast and Mul, as they are made."""
+        name = node.input[place] if len(node.input) > place else ""
+        maker = self._makers.get(name)
+        if maker is None or maker.op_type not in ("Cast", "Mul"):
+            return
+        value = self._constants.get(name)
+        if value is not None:
+            node.input[place] = self._stored(value, f"{name}_folded")
+            self.gone[maker.op_type] += 1
+
+    def _replace(
+        self, node: NodeProto, op: str, inputs: list[str], *, keeps_attributes: bool = False
+    ) -> None:
+        node.op_type = op
+        if node.domain == MICROSOFT:
+            node.domain = ""
+        node.input[:] = inputs
+        if not keeps_attributes:
+            del node.attribute[:]
+
+    def _stored(self, array: NDArray[Any] | np.generic, name: str) -> str:
+        taken = {each.name for each in self._model.graph.initializer}
+        free = next(
+            each
+            for index in range(len(taken) + 1)
+            if (each := f"{name}_float{index or ''}") not in taken
+        )
+        contiguous = np.ascontiguousarray(array).reshape(np.shape(array))
+        self._model.graph.initializer.append(numpy_helper.from_array(contiguous, free))
+        return free
