@@ -126,7 +126,7 @@ def gpu_engines() -> tuple[tuple[str, ...], list[str]]:
     Raises:
         NotOnThisMachineError: there is none.
     """
-    names = [name for name in ENGINES if "cuda" in name or name in ("trt", "ort-tensorrt")]
+    names = [name for name, engine in ENGINES.items() if engine.is_on_gpu]
     found = {name: ENGINES[name].availability() for name in names}
     present = [name for name, each in found.items() if each.is_available]
     missing = [f"{n}: {each.detail}" for n, each in found.items() if not each.is_available]

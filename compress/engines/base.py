@@ -38,6 +38,11 @@ class Engine(Protocol):
         """Which artifacts it runs: `torch` or `onnx`."""
         ...
 
+    @property
+    def is_on_gpu(self) -> bool:
+        """Whether it computes on a GPU."""
+        ...
+
     def availability(self) -> Availability:
         """Tell whether this engine can run here, without starting it."""
         ...

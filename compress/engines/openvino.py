@@ -37,6 +37,7 @@ class OpenVinoEngine:
     name: str = "openvino"
     hint: Literal["LATENCY", "THROUGHPUT"] = "LATENCY"
     stage: str = "onnx"
+    is_on_gpu: bool = False
 
     def availability(self) -> Availability:
         """Tell whether openvino is installed, without importing it."""

@@ -121,10 +121,11 @@ class OrtEngine:
         if self.provider not in onnxruntime.get_available_providers():
             return Availability(False, f"this {version} has no provider {short}", self.install)
         detail = f"{version}, {short}"
-        return on_gpu(detail) if self._is_on_gpu else Availability(True, detail)
+        return on_gpu(detail) if self.is_on_gpu else Availability(True, detail)
 
     @property
-    def _is_on_gpu(self) -> bool:
+    def is_on_gpu(self) -> bool:
+        """Whether the provider is one of a GPU's."""
         return self.provider in (CUDA, TENSORRT)
 
     def load(self, artifact: Artifact, *, threads: int) -> OrtSession:
@@ -136,7 +137,7 @@ class OrtEngine:
         return self._opened(path, threads)
 
     def _opened(self, model: Artifact | Path, threads: int) -> OrtSession:
-        if self._is_on_gpu:
+        if self.is_on_gpu:
             return OrtCudaSession(model, threads=threads, provider=self.provider)
         settings = {each: str(threads) for each in OWN_THREADS.get(self.provider, ())}
         return OrtSession(model, threads=threads, provider=self.provider, settings=settings)

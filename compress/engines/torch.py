@@ -173,6 +173,11 @@ class TorchEngine:
     records: bool = False
     stage: str = "torch"
 
+    @property
+    def is_on_gpu(self) -> bool:
+        """Whether the device is a GPU."""
+        return self.device == "cuda"
+
     def availability(self) -> Availability:
         """Tell whether torch is installed, and what else this way of running needs."""
         if importlib.util.find_spec("torch") is None:

@@ -59,6 +59,7 @@ class TrtEngine:
 
     name = "trt"
     stage = "onnx"
+    is_on_gpu = True
 
     def availability(self) -> Availability:
         """Tell what is missing: the package, or a GPU."""

@@ -1,8 +1,12 @@
 import json
 
 import pytest
+from conftest import tiny_checkpoint
 
+from aigc_compress.checkpoint import write_checkpoint
 from aigc_compress.loading import load_artifact
+from aigc_compress.models.gan import GanConfig
+from aigc_compress.models.registry import KINDS
 
 
 def test_prune_writes_a_smaller_model_and_tells_the_widths(run_cli, gan_pt):
@@ -16,9 +20,13 @@ def test_prune_writes_a_smaller_model_and_tells_the_widths(run_cli, gan_pt):
     assert counts[0] < counts[1]
 
 
-def test_prune_shows_the_widths_that_it_measured(run_cli, gan_pt):
+def test_prune_shows_the_widths_that_it_measured(run_cli, workplace):
+    wide = GanConfig(latent=4, widths=(64, 64, 64))  # so wide that the clock tells widths apart
+    state = KINDS["gan"].module(wide).state_dict()
+    fields = {"config": wide.model_dump(mode="json"), "state_dict": state}
+    write_checkpoint(workplace / "gan.pt", tiny_checkpoint("gan", **fields))
     options = ("--ratio", "0.3", "--multiple", "measured", "--least", "1")
-    done = run_cli("prune", gan_pt, *options)
+    done = run_cli("prune", "gan.pt", *options)
     assert done.code == 0, done.stderr
     assert "worth stopping at" in done.stdout
     assert "project.0.weight has no measured widths" in done.stderr

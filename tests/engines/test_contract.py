@@ -49,7 +49,7 @@ def session_of(references):
 def closeness(engine):
     if engine == "ort":
         return 0.0
-    return ON_GPU if "cuda" in engine or engine in ("trt", "ort-tensorrt") else 1e-4
+    return ON_GPU if ENGINES[engine].is_on_gpu else 1e-4
 
 
 def feeds_of(references, name, batch, length=1):

@@ -10,7 +10,7 @@ from aigc_compress.loading import load_artifact
 from aigc_compress.workload import FeedOptions, make_workload
 
 NEEDED = pytest.mark.skipif(not has_cuda_device(), reason="torch sees no CUDA device")
-ON_GPU = [name for name in ENGINES if "cuda" in name or name in ("trt", "ort-tensorrt")]
+ON_GPU = [name for name, engine in ENGINES.items() if engine.is_on_gpu]
 
 
 @pytest.mark.gpu
