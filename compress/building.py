@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,7 @@ from .budget import Budget
 from .engine_int8 import Int8Choice, Int8Judge, choose_int8
 from .engines import ENGINES
 from .engines.cuda import gpu_target
-from .engines.trt import BuildOptions, Sizes, build_engine, builder_version
+from .engines.trt import BuildOptions, Sizes, build_engine, builder_version, check_engine
 from .errors import InputFileError, NotOnThisMachineError, PassError, UsageError, first_line
 from .loading import load_artifact
 from .passes import Context, DequantizeConfig, FoldConfig, TensorRtConfig
@@ -121,10 +121,13 @@ def build(
     if output is not None:
         require_output(output, source, suffix=".engine")
     package, version = builder_version()
-    found = graph_for_engine(source, options, on_step)
+    how = BuildOptions(options.device, options.profiles)
+    found = graph_for_engine(
+        source, options, on_step, check=lambda folded: check_engine(onnx_bytes(folded), how)
+    )
     graph = found.graph
     before = time.monotonic()
-    plan = build_engine(onnx_bytes(graph), BuildOptions(options.device, options.profiles))
+    plan = build_engine(onnx_bytes(graph), how)
     seconds = time.monotonic() - before
     inputs, outputs = graph_tensors(graph.payload)
     card = {
@@ -198,9 +201,19 @@ class EngineGraph:
 
 
 def graph_for_engine(
-    source: str | Path, options: EngineOptions, on_step: OnStep = quiet
+    source: str | Path,
+    options: EngineOptions,
+    on_step: OnStep = quiet,
+    *,
+    check: Callable[[Artifact], None] | None = None,
 ) -> EngineGraph:
     """Return the graph that TensorRT takes.
+
+    Args:
+        source: as for `build`.
+        options: see EngineOptions.
+        on_step: as for `build`.
+        check: raises for a graph in FP32 that no engine can be built of, before minutes of search.
 
     Raises:
         UsageError: the source is wrong.
@@ -222,6 +235,8 @@ def graph_for_engine(
         legal = run_passes(folded, [("tensorrt", config)], context)
         about_feeds = workload.calibration_notes if is_int8 else ()
         return EngineGraph(legal, notes=(*told, *about_feeds))
+    if check is not None:
+        check(folded)
     judge = Int8Judge(folded, workload, context, budget=options.budget, samples=options.samples)
     searches = options.ranges is None
     choice = choose_int8(folded, config, context, judge, searches=searches)

@@ -8,6 +8,7 @@ the task's metric, or SQNR, of the very graph that TensorRT gets, run by ONNX Ru
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -225,7 +226,8 @@ def _sqnr_db(graph: Artifact) -> float:
 def _closeness(attempt: Attempt) -> float:
     """Return the quality, higher is better."""
     quality = attempt.judgement.quality
-    return quality.value if quality.higher_is_better else -quality.value
+    value = quality.value if quality.higher_is_better else -quality.value
+    return -math.inf if math.isnan(value) else value
 
 
 def _float_layers(attempt: Attempt) -> tuple[int, float]:

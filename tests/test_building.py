@@ -116,6 +116,15 @@ def test_profiles_are_read():
     assert parse_profiles(["x=1,8:2,8:4,8"]) == {"x": ((1, 8), (2, 8), (4, 8))}
 
 
+def test_a_wrong_device_is_told_before_the_quality_is_measured(net, monkeypatch):
+    def measured(*_args, **_kwargs):
+        raise AssertionError("the search began")
+
+    monkeypatch.setattr("aigc_compress.building.choose_int8", measured)
+    with pytest.raises(UsageError, match="sm_12"):
+        build(net, EngineOptions(precision="int8", device="sm_12"))
+
+
 def test_what_tensorrt_lacks_writes_nothing(workplace):
     save_onnx(
         Artifact("onnx", graph("net (float[3,3] x) => (float y) { y = Det(x) }")),

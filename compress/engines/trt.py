@@ -103,7 +103,21 @@ def build_engine(model: bytes, options: BuildOptions | None = None) -> bytes:
         UsageError: the device or a profile does not fit.
         PassError: TensorRT refuses the graph; the message holds every complaint.
     """
-    options = options or BuildOptions()
+    builder, network, config, log = _prepared(model, options or BuildOptions())
+    plan = builder.build_serialized_network(network, config)
+    if plan is None:
+        told = log.errors[0] if log.errors else "it does not say why"
+        raise PassError(f"TensorRT could not build an engine from this graph: {told}")
+    return bytes(plan)
+
+
+def check_engine(model: bytes, options: BuildOptions) -> None:
+    """Raise what `build_engine` would for this graph, device and profile, without building."""
+    _prepared(model, options)
+
+
+def _prepared(model: bytes, options: BuildOptions) -> tuple[Any, Any, Any, Any]:
+    """Return a builder, the parsed network, a configuration, and what keeps the complaints."""
     trt = _tensorrt()
     log = _complaints(trt)
     builder = trt.Builder(log)
@@ -115,11 +129,7 @@ def build_engine(model: bytes, options: BuildOptions | None = None) -> bytes:
     config = builder.create_builder_config()
     config.add_optimization_profile(_profile(builder, network, options))
     _aim(trt, config, options.device)
-    plan = builder.build_serialized_network(network, config)
-    if plan is None:
-        told = log.errors[0] if log.errors else "it does not say why"
-        raise PassError(f"TensorRT could not build an engine from this graph: {told}")
-    return bytes(plan)
+    return builder, network, config, log
 
 
 def _complaints(trt: ModuleType) -> Any:

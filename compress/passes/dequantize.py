@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
+from onnx import ModelProto, NodeProto, numpy_helper
 from pydantic import BaseModel, ConfigDict
 
 from aigc_compress.artifact import Artifact, Step
@@ -22,19 +22,15 @@ from aigc_compress.errors import PassError
 
 from .base import Context
 from .draft import MICROSOFT
-from .fake_quant import dequantized
+from .folding import dequantized
+from .graphs import free_stem
 from .operators import with_node_names
 from .recurrent.constants import Constants
 
 __all__ = ["DequantizeConfig", "DequantizePass"]
 
-LIMITS = {
-    TensorProto.INT8: (-128, 127),
-    TensorProto.UINT8: (0, 255),
-    TensorProto.INT16: (-32768, 32767),
-    TensorProto.UINT16: (0, 65535),
-}
 FLOAT_FORMS = {"ConvInteger": "Conv", "MatMulInteger": "MatMul"}
+LEAST_DB = 10.0  # to the integers: less means that something was misread
 LSTM_INPUTS = 8  # of the float operator; scales and zero points of W and R follow them
 WEIGHTS_AT = {
     **dict.fromkeys(("Conv", "ConvTranspose", "GRU", "Gemm", "LSTM"), (1, 2)),
@@ -62,7 +58,8 @@ class DequantizePass:
         """Return the graph on floats.
 
         Raises:
-            PassError: nothing in it is quantized in a way that is known.
+            PassError: nothing in it is quantized in a way that is known, or the floats give other
+                outputs than the integers.
         """
         before: ModelProto = artifact.payload
         floats = _Floats(with_node_names(before))
@@ -72,7 +69,10 @@ class DequantizePass:
         sessions = [OrtSession(artifact, threads=1)]
         sessions.append(OrtSession(Artifact("onnx", model), threads=1))
         outputs = [[each.run(feeds) for feeds in context.check_feeds] for each in sessions]
-        numbers = {"gone": dict(floats.gone), "sqnr_db": lowest_agreement_db(*outputs)}
+        agreement = lowest_agreement_db(*outputs)
+        if agreement < LEAST_DB:
+            raise PassError(f"The floats agree with the integers to {agreement:.0f} dB only.")
+        numbers = {"gone": dict(floats.gone), "sqnr_db": agreement}
         step = Step(self.name, config.model_dump(), None, numbers)
         return artifact.then(model, step, stage="onnx")
 
@@ -83,7 +83,8 @@ class _Floats:
     def __init__(self, model: ModelProto) -> None:
         self._model = model
         graph = model.graph
-        opset = next(each.version for each in model.opset_import if each.domain in ("", "ai.onnx"))
+        opset = next((e.version for e in model.opset_import if e.domain in ("", "ai.onnx")), 1)
+        self._stem, self._count = free_stem(model), 0
         self._constants = Constants(graph, opset=opset, ir_version=model.ir_version)
         self._makers = {name: node for node in graph.node for name in node.output}
         self._readers: dict[str, list[NodeProto]] = {}
@@ -117,26 +118,44 @@ class _Floats:
 
     def _weights_or_clip(self, node: NodeProto) -> bool:
         """DequantizeLinear: of constants their floats, of QuantizeLinear a Clip."""
-        arrays = [self._constants.get(name) for name in node.input]
-        if all(each is not None for each in arrays):
-            floats = dequantized(node, [each for each in arrays if each is not None])
-            self._replace(node, "Identity", [self._stored(floats, node.output[0])])
-            return True
+        values, *border = [self._constants.get(name) for name in node.input if name]
+        known = [each for each in border if each is not None]
+        if len(known) < len(border):
+            return False
+        attributes = {each.name: each.i for each in node.attribute}
         quantizer = self._makers.get(node.input[0])
+        if values is not None:
+            floats = dequantized(values, *known, **attributes)
+            if floats is None:
+                return False
+            self._replace(node, "Identity", [self._stored(floats)])
+            return True
         if quantizer is None or quantizer.op_type != "QuantizeLinear":
             return False
-        scale, zero = arrays[1], arrays[2] if len(arrays) > 2 else np.uint8(0)
-        if scale is None or zero is None or scale.size > 1:
+        limits = self._limits(known, quantizer)
+        if limits is None:
             return False
-        least, most = LIMITS[helper.np_dtype_to_tensor_dtype(zero.dtype)]
-        ends = [(each - float(zero)) * scale.reshape(()) for each in (least, most)]
-        stem = node.output[0]
-        bounds = [
-            self._stored(np.asarray(end, scale.dtype), f"{stem}_{name}")
-            for end, name in zip(ends, ("least", "most"), strict=True)
-        ]
+        ends = [np.array([[each]], limits.dtype) for each in limits]
+        floats = [dequantized(end, *known) for end in ends]
+        bounds = [self._stored(each.reshape(())) for each in floats if each is not None]
         self._replace(node, "Clip", [quantizer.input[0], *bounds])
         return True
+
+    def _limits(self, border: list[NDArray[Any]], quantizer: NodeProto) -> NDArray[Any] | None:
+        """Return the least and the largest integer; None where both ends have not one scale."""
+        others = [self._constants.get(name) for name in quantizer.input[1:] if name]
+        is_same = len(others) == len(border) and all(
+            other is not None and np.array_equal(each, other)
+            for each, other in zip(border, others, strict=True)
+        )
+        # Without a zero point the integers are uint8, unless an attribute names another type.
+        is_plain = not any(
+            each.name in ("output_dtype", "block_size") for each in quantizer.attribute
+        )
+        dtype = border[1].dtype if len(border) > 1 else np.dtype(np.uint8)
+        if not (is_same and is_plain and border[0].size == 1 and dtype.kind in "iu"):
+            return None
+        return np.array([np.iinfo(dtype).min, np.iinfo(dtype).max], dtype)
 
     def _unscaled(self, node: NodeProto) -> bool:
         """DynamicQuantizeLinear: x with a scale of 1, and products of floats behind it."""
@@ -144,15 +163,17 @@ class _Floats:
         products = [each for each in self._readers.get(values, ()) if each.op_type in FLOAT_FORMS]
         weights = [self._product_weights(each) for each in products]
         readers = {id(each) for name in (values, zero) for each in self._readers.get(name, ())}
-        if readers != {id(each) for each in products} or any(each is None for each in weights):
+        is_alone = readers == {id(each) for each in products}
+        is_moved = all(list(each.input[2:3]) == [zero] for each in products)
+        if not (is_alone and is_moved) or any(each is None for each in weights):
             return False
         for product, floats in zip(products, weights, strict=True):
             assert floats is not None
-            stored = self._stored(floats, f"{product.output[0]}_weights")
+            stored = self._stored(floats)
             op = product.op_type
             self.gone[op] += 1
             self._replace(product, FLOAT_FORMS[op], [node.input[0], stored], keeps_attributes=True)
-        one = self._stored(np.float32(1.0), f"{scale}_one")
+        one = self._stored(np.ones((), np.float32))
         for each in self._readers.get(scale, ()):
             each.input[:] = [one if name == scale else name for name in each.input]
         self._model.graph.node.remove(node)
@@ -182,7 +203,7 @@ class _Floats:
             shape = (scale.shape[0], 1, -1)
             floats = integers.astype(np.float32) - zero.astype(np.float32).reshape(shape)
             floats = (floats * scale.reshape(shape)).transpose(0, 2, 1)
-            inputs[place] = self._stored(floats, f"{node.output[0]}_{'wr'[place - 1]}")
+            inputs[place] = self._stored(floats)
         self._replace(node, "LSTM", inputs, keeps_attributes=True)
         return True
 
@@ -194,7 +215,7 @@ class _Floats:
             return
         value = self._constants.get(name)
         if value is not None:
-            node.input[place] = self._stored(value, f"{name}_folded")
+            node.input[place] = self._stored(value)
             self.gone[maker.op_type] += 1
 
     def _replace(
@@ -207,13 +228,8 @@ class _Floats:
         if not keeps_attributes:
             del node.attribute[:]
 
-    def _stored(self, array: NDArray[Any] | np.generic, name: str) -> str:
-        taken = {each.name for each in self._model.graph.initializer}
-        free = next(
-            each
-            for index in range(len(taken) + 1)
-            if (each := f"{name}_float{index or ''}") not in taken
-        )
-        contiguous = np.ascontiguousarray(array).reshape(np.shape(array))
-        self._model.graph.initializer.append(numpy_helper.from_array(contiguous, free))
-        return free
+    def _stored(self, array: NDArray[Any]) -> str:
+        self._count += 1
+        name = f"{self._stem}_{self._count}"
+        self._model.graph.initializer.append(numpy_helper.from_array(array.copy(), name))
+        return name

@@ -18,7 +18,9 @@ from aigc_compress.artifact import Artifact
 from aigc_compress.engines.ort import OrtSession
 from aigc_compress.task import Feeds
 
-__all__ = ["FakeQuant", "dequantized", "stored_constants"]
+from .folding import dequantized
+
+__all__ = ["FakeQuant", "stored_constants"]
 
 SWITCHES = "aigc_compress_switches"
 OF_AN_OUTPUT = "_QuantizeLinear_Input"  # what the tool puts behind the name of a graph's output
@@ -162,20 +164,14 @@ def stored_constants(quantized: ModelProto) -> dict[str, dict[int, NDArray[Any]]
         for place, name in enumerate(node.input):
             if name in undone:
                 arrays = [numpy_helper.to_array(constants[each]) for each in undone[name].input]
-                found.setdefault(node.name, {})[place] = dequantized(undone[name], arrays)
+                found.setdefault(node.name, {})[place] = _dequantized(undone[name], arrays)
     return found
 
 
-def dequantized(node: NodeProto, arrays: list[NDArray[Any]]) -> NDArray[Any]:
-    """Return (integers - zero point) * scale along the node's axis, as ONNX defines it."""
-    axis = next((each.i for each in node.attribute if each.name == "axis"), 1)
-    integers, scale, *zeros = arrays
-    shape = [1] * integers.ndim
-    if scale.size > 1:
-        shape[axis] = scale.size
-    zero = zeros[0].astype(np.int64).reshape(shape) if zeros else 0
-    floats: NDArray[Any] = (integers.astype(np.int64) - zero) * scale.reshape(shape)
-    return floats.astype(scale.dtype)
+def _dequantized(node: NodeProto, arrays: list[NDArray[Any]]) -> NDArray[Any]:
+    floats = dequantized(*arrays, **{each.name: each.i for each in node.attribute})
+    assert floats is not None  # the quantizer writes no blocks
+    return floats
 
 
 def _quantizers(floats: ModelProto, quantized: ModelProto) -> dict[str, Quantizer]:

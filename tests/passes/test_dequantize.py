@@ -113,3 +113,24 @@ def test_a_graph_on_floats_is_refused():
     context = Context(({"x": np.ones(2, np.float32)},))
     with pytest.raises(PassError, match="Nothing to dequantize"):
         run_passes(Artifact("onnx", graph(text)), [("dequantize", DequantizeConfig())], context)
+
+
+def test_borders_of_two_scales_or_of_unknown_kinds_stay_and_are_told():
+    text = """net (float[2] x) => (float[2] y)
+    <float s = {0.5}, float t = {0.25}, uint8 z = {7}>
+    { q = QuantizeLinear(x, s, z)
+      y = DequantizeLinear(q, t, z) }"""
+    context = Context(({"x": np.ones(2, np.float32)},))
+    with pytest.raises(PassError, match="Nothing to dequantize"):
+        run_passes(Artifact("onnx", graph(text)), [("dequantize", DequantizeConfig())], context)
+
+
+def test_without_a_zero_point_the_integers_are_uint8():
+    text = """net (float[3] x) => (float[3] y)
+    <float s = {0.5}> { q = QuantizeLinear(x, s)
+      y = DequantizeLinear(q, s) }"""
+    context = Context(({"x": np.array([-1, 3, 900], np.float32)},))
+    again = run_passes(Artifact("onnx", graph(text)), [("dequantize", DequantizeConfig())], context)
+
+    (found,) = OrtSession(again, threads=1).run(context.check_feeds[0]).values()
+    np.testing.assert_array_equal(found, [0, 3, 127.5])

@@ -3,7 +3,7 @@
 from .absorb import absorb_affine, absorb_batch_norm
 from .activations import name_activations
 from .constants import fold_constants, inline_functions
-from .dequantize import fold_dequantized
+from .dequantize import dequantized, fold_dequantized
 from .reshaping import fix_reshapes
 from .rules import apply_rules, rewrite_with_onnxscript
 from .shapes import store_shapes
@@ -19,6 +19,7 @@ __all__ = [
     "absorb_affine",
     "absorb_batch_norm",
     "apply_rules",
+    "dequantized",
     "drop_dead_ends",
     "fix_reshapes",
     "fold_constants",

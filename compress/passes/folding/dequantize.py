@@ -13,7 +13,7 @@ from aigc_compress.passes.operators import all_nodes, is_integer
 if TYPE_CHECKING:
     import onnx_ir as ir
 
-__all__ = ["fold_dequantized"]
+__all__ = ["dequantized", "fold_dequantized"]
 
 BORDERS = ("QuantizeLinear", "DynamicQuantizeLinear")
 
@@ -52,25 +52,49 @@ def _fold(model: ModelProto) -> tuple[ModelProto, int]:
     return ir.to_proto(graph), count
 
 
-def _values(node: ir.Node | None) -> NDArray[Any] | None:
-    """Return (integers - zero_point) * scale, or None where they are not constant or in blocks."""
-    assert node is not None
-    tables = [_table(value) for value in node.inputs if value is not None]
-    attributes = {name: each.value for name, each in node.attributes.items()}
-    is_plain = not attributes.get("block_size") and not attributes.get("output_dtype")
-    if not is_plain or any(table is None for table in tables):
-        return None
-    integers, scale, *zero_points = (table for table in tables if table is not None)
-    if integers.dtype.kind not in "iu" or scale.ndim > 1:
+def dequantized(
+    integers: NDArray[Any],
+    scale: NDArray[Any],
+    zero_point: NDArray[Any] | None = None,
+    *,
+    axis: int = 1,
+    **others: int,
+) -> NDArray[Any] | None:
+    """Return (integers - zero_point) * scale along an axis, as ONNX's DequantizeLinear defines it.
+
+    Args:
+        integers: of any shape.
+        scale: a scalar or (n,), with n the size of the axis.
+        zero_point: like the scale; None: 0.
+        axis: that scales differ along.
+        others: further attributes of the operator.
+
+    Returns:
+        An array of the scale's dtype, or None where scales hold for blocks, the output has another
+        dtype, or the input is no array of integers.
+    """
+    is_plain = not others.get("block_size") and not others.get("output_dtype")
+    if not is_plain or integers.dtype.kind not in "iu" or scale.ndim > 1:
         return None
     shape = [1] * integers.ndim
-    if scale.ndim == 1 and integers.ndim:
-        shape[attributes.get("axis", 1)] = -1
+    if scale.size > 1:
+        shape[axis] = -1
     moved = integers.astype(np.int64)
-    for zero_point in zero_points:
+    if zero_point is not None:
         moved -= zero_point.astype(np.int64).reshape(shape)
     floats: NDArray[Any] = moved.astype(np.float32) * scale.reshape(shape)
     return floats.astype(scale.dtype)
+
+
+def _values(node: ir.Node | None) -> NDArray[Any] | None:
+    """Return what a DequantizeLinear makes, or None where its inputs are not constant."""
+    assert node is not None
+    tables = [_table(value) for value in node.inputs if value is not None]
+    known = [table for table in tables if table is not None]
+    if len(known) < len(tables):
+        return None
+    attributes = {name: each.value for name, each in node.attributes.items()}
+    return dequantized(*known, **attributes)
 
 
 def _table(value: ir.Value) -> NDArray[Any] | None:
