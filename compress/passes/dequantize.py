@@ -136,8 +136,8 @@ class _Floats:
         if limits is None:
             return False
         ends = [np.array([[each]], limits.dtype) for each in limits]
-        floats = [dequantized(end, *known) for end in ends]
-        bounds = [self._stored(each.reshape(())) for each in floats if each is not None]
+        sides = [dequantized(end, *known) for end in ends]
+        bounds = [self._stored(each.reshape(())) for each in sides if each is not None]
         self._replace(node, "Clip", [quantizer.input[0], *bounds])
         return True
 
