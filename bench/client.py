@@ -131,10 +131,10 @@ class _Process:
 
 
 @contextmanager
-def start_worker() -> Iterator[Worker]:
-    """Start a process, and kill it in the end; its libraries load while the caller goes on."""
+def start_worker(engine: str) -> Iterator[Worker]:
+    """Start a process, and kill it in the end; the engine's libraries load meanwhile."""
     process = subprocess.Popen(
-        [sys.executable, "-m", "aigc_compress.bench.worker"],
+        [sys.executable, "-m", "aigc_compress.bench.worker", engine],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,

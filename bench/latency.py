@@ -205,7 +205,7 @@ def _run_round(
     """Give every contestant a fresh process and its blocks; libraries load side by side."""
     rng = np.random.default_rng([plan.seed, process])
     with ExitStack() as stack:
-        workers = [stack.enter_context(start_worker()) for _ in contestants]
+        workers = [stack.enter_context(start_worker(each.engine)) for each in contestants]
         for contestant, worker, own in zip(contestants, workers, feeds, strict=True):
             worker.open(contestant, own, plan)
         for worker in workers:

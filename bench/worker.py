@@ -1,7 +1,8 @@
 """A fresh process that holds one loaded model and times blocks of calls on request.
 
-It says {"started": true} once its libraries are in memory, then reads one JSON line per request on
-stdin and answers each with one JSON line on stdout:
+It says {"started": true} once the libraries of the engine named on its command line are in memory,
+and a GPU has been found where it needs one: processes that start together do so together. Then it
+reads one JSON line per request on stdin and answers each with one JSON line on stdout:
 first {"path", "engine", "threads", "feeds", "inputs", "cores", "clock"}
 -> {"load_ms", "first_ms", "cores": allowed CPU cores, "remarks"},
 then {"calls": n, "gap_ms": g, "callers": c}
@@ -11,6 +12,7 @@ A failure is answered with {"error": message, "exit_code": code}.
 
 from __future__ import annotations
 
+import importlib
 import json
 import os
 import sys
@@ -22,7 +24,7 @@ from typing import Any
 
 import numpy as np
 
-from aigc_compress.engines import HasDeviceClock, LoadsFiles, Remarks, get_engine
+from aigc_compress.engines import ENGINES, HasDeviceClock, LoadsFiles, Remarks, get_engine
 from aigc_compress.errors import AigcCompressError, UsageError, first_line
 from aigc_compress.task import Feeds, Runner
 
@@ -72,6 +74,7 @@ def main() -> None:
 
 
 def _serve(answers: Any) -> None:
+    _bring(sys.argv[1])
     _answer(answers, {"started": True})
     first = sys.stdin.readline()
     if not first:
@@ -79,6 +82,16 @@ def _serve(answers: Any) -> None:
     timed = _open(json.loads(first), answers)
     for line in sys.stdin:
         _answer(answers, timed(json.loads(line)) | {"peak_bytes": peak_resident_bytes()})
+
+
+def _bring(engine: str) -> None:
+    """Bring into memory what the engine imports late; what it lacks is told when it loads."""
+    known = ENGINES.get(engine)
+    if known is None:
+        return
+    known.availability()
+    if known.stage == "torch":
+        importlib.import_module("aigc_compress.loading")
 
 
 def _on_the_wall(call: Callable[[], object]) -> Timed:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -12,6 +13,7 @@ __all__ = [
     "NO_DEVICE",
     "compute_capability",
     "describe_gpu",
+    "exact_float32",
     "gpu_target",
     "has_cuda_device",
     "on_gpu",
@@ -41,6 +43,19 @@ def gpu_target() -> str:
     """Return the compute capability of the first CUDA device as a target, like `sm_89`."""
     major, minor = compute_capability()
     return f"sm_{major}{minor}"
+
+
+def exact_float32() -> None:
+    """Keep torch, in this whole process, from rounding float32 products to TF32's 10 bits.
+
+    Every engine here computes FP32 as it is written, so that they can be compared; where fewer bits
+    will do, FP16 has as many as TF32.
+    """
+    import torch
+
+    torch.backends.cudnn.allow_tf32 = False
+    torch.backends.cuda.matmul.allow_tf32 = False
+    warnings.filterwarnings("ignore", "TensorFloat32")  # that it is faster, at every compilation
 
 
 def on_gpu(detail: str) -> Availability:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ctypes
+import re
 import tempfile
 import warnings
 from collections import Counter
@@ -34,6 +36,8 @@ OWN_THREADS = {
     "OpenVINOExecutionProvider": ("num_of_threads",),
     "XnnpackExecutionProvider": ("intra_op_num_threads",),
 }
+WANTED = re.compile(rb"libnvinfer\.so\.\d+|nvinfer_\d+\.dll")  # in the provider's own library
+TENSORRT_LIBRARIES = "TensorRT of that version, on the path of shared libraries"
 ASSIGNMENT = "session.record_ep_graph_assignment_info"
 
 
@@ -80,6 +84,8 @@ class OrtCudaSession(OrtSession):
         onnxruntime.preload_dlls()  # CUDA's libraries where torch or pip put them
         self._stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
         settings = {"user_compute_stream": str(self._stream.cuda_stream)}
+        if provider == CUDA:
+            settings["use_tf32"] = "0"  # see `exact_float32`
         super().__init__(model, threads=threads, provider=provider, settings=settings)
 
     def device_timer(self, feeds: Feeds) -> Callable[[int], list[int]]:
@@ -120,6 +126,11 @@ class OrtEngine:
         short = self.provider.removesuffix("ExecutionProvider")
         if self.provider not in onnxruntime.get_available_providers():
             return Availability(False, f"this {version} has no provider {short}", self.install)
+        missing = _missing_library(self.provider)
+        if missing:
+            return Availability(
+                False, f"{missing}, which {short} needs, is not installed", TENSORRT_LIBRARIES
+            )
         detail = f"{version}, {short}"
         return on_gpu(detail) if self.is_on_gpu else Availability(True, detail)
 
@@ -141,6 +152,25 @@ class OrtEngine:
             return OrtCudaSession(model, threads=threads, provider=self.provider)
         settings = {each: str(threads) for each in OWN_THREADS.get(self.provider, ())}
         return OrtSession(model, threads=threads, provider=self.provider, settings=settings)
+
+
+def _missing_library(provider: str) -> str | None:
+    """Return the library of TensorRT that a provider wants and this machine has not, or None.
+
+    A build of ONNX Runtime has the provider whether or not TensorRT is there.
+    """
+    if provider != TENSORRT:
+        return None
+    folder = Path(onnxruntime.__file__).parent / "capi"
+    path = next(folder.glob("*onnxruntime_providers_tensorrt.*"), None)
+    if path is None:
+        return "its own library"
+    for name in {*WANTED.findall(path.read_bytes())}:
+        try:
+            ctypes.CDLL(name.decode())
+        except OSError:
+            return str(name.decode())
+    return None
 
 
 def session_options(threads: int) -> onnxruntime.SessionOptions:

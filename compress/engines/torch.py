@@ -20,7 +20,7 @@ from aigc_compress.errors import PassError, first_line
 from aigc_compress.task import Feeds
 
 from .base import Availability
-from .cuda import on_gpu, time_launches
+from .cuda import exact_float32, on_gpu, time_launches
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -195,6 +195,7 @@ class TorchEngine:
         torch.set_num_threads(threads)
         module = artifact.payload
         if self.device == "cuda":
+            exact_float32()
             module = copy.deepcopy(module).to("cuda")  # the artifact stays where it is
         call: Module = torch.compile(module) if self.compiles else module
         if self.records:

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from onnx import ModelProto
+from onnx import ModelProto, TensorShapeProto
 from pydantic import BaseModel, ConfigDict, Field
 
 from aigc_compress.artifact import Artifact, Step
@@ -161,8 +161,9 @@ def _mark_dynamic_outputs(
 ) -> None:
     """Write a name on every output axis whose size follows an input axis.
 
-    torch 2.13 freezes the time axis of an LSTM's output in the declared shape alone; the graph
-    itself stays dynamic. Stale inner shapes are dropped, since they would hold the same mistake.
+    torch 2.13 freezes the time axis of an LSTM's output in the declared shape alone, and torch 2.11
+    declares an axis too many for its states; the graph itself is right, and dynamic. Stale inner
+    shapes are dropped, since they would hold the same mistakes.
     """
     sizes = [
         {name: each[key].shape[axis] for key, names in axes.items() for axis, name in names.items()}
@@ -170,6 +171,10 @@ def _mark_dynamic_outputs(
     ]
     for output in model.graph.output:
         dims = output.type.tensor_type.shape.dim
+        shape = references[0][output.name].shape
+        if len(dims) != len(shape):
+            del dims[:]
+            dims.extend(TensorShapeProto.Dimension(dim_value=size) for size in shape)
         for axis, dim in enumerate(dims):
             seen = [reference[output.name].shape[axis] for reference in references]
             for name in sizes[0]:

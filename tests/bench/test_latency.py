@@ -100,7 +100,7 @@ def contest(monkeypatch):
         todo = itertools.cycle(calls_ms)
 
         @contextlib.contextmanager
-        def start():
+        def start(engine):
             yield Worker(FakeChannel(clock, next(todo), noise, log))
 
         monkeypatch.setattr(latency, "start_worker", start)

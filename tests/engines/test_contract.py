@@ -18,7 +18,7 @@ from aigc_compress.workload import FeedOptions, make_workload
 # torch.compile imports what torch itself has deprecated.
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning:torch")
 PRESENT = [name for name, engine in ENGINES.items() if engine.availability().is_available]
-ON_GPU = 1e-2  # of the largest output: products in TF32, as those engines have it
+ON_GPU = 1e-2  # of the largest output
 MIB = 2**20
 # Compiling takes minutes of a CPU; these sessions are those of their engine without it.
 QUICK = [name for name in PRESENT if "compile" not in name or "cuda" in name]
@@ -98,9 +98,11 @@ def test_two_sessions_do_not_disturb_each_other(engine, references, session_of):
     one, other = (session_of(engine, name) for name in ("gan", "cnn"))
     feeds = {name: feeds_of(references, name, 2) for name in ("gan", "cnn")}
     first = one.run(feeds["gan"])["image"].copy(), other.run(feeds["cnn"])["logits"].copy()
+    repeated = 1e-4 if ENGINES[engine].is_on_gpu else 0.0  # kernels of a GPU may add in any order
     for _ in range(3):
-        np.testing.assert_array_equal(one.run(feeds["gan"])["image"], first[0])
-        np.testing.assert_array_equal(other.run(feeds["cnn"])["logits"], first[1])
+        again = one.run(feeds["gan"])["image"], other.run(feeds["cnn"])["logits"]
+        for value, before in zip(again, first, strict=True):
+            np.testing.assert_allclose(value, before, rtol=0, atol=repeated)
 
 
 @pytest.mark.parametrize("engine", QUICK)

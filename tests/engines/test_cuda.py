@@ -1,6 +1,7 @@
 """What runs on an NVIDIA GPU alone."""
 
 import numpy as np
+import onnxruntime
 import pytest
 
 from aigc_compress.api import to_onnx
@@ -52,3 +53,19 @@ def test_without_a_gpu_engines_say_what_is_missing():
         found = ENGINES[name].availability()
         assert not found.is_available
         assert "CUDA" in found.detail or "no provider" in found.detail
+
+
+def test_a_provider_without_the_tensorrt_it_wants_is_missing(tmp_path, monkeypatch):
+    (tmp_path / "capi").mkdir()
+    monkeypatch.setattr(onnxruntime, "__file__", str(tmp_path / "__init__.py"))
+    monkeypatch.setattr(
+        onnxruntime, "get_available_providers", lambda: ["TensorrtExecutionProvider"]
+    )
+    engine = ENGINES["ort-tensorrt"]
+    assert "its own library" in engine.availability().detail
+    provider = tmp_path / "capi" / "libonnxruntime_providers_tensorrt.so"
+    provider.write_bytes(b"\0libc.so.6\0libnvinfer.so.99\0")
+    found = engine.availability()
+    assert not found.is_available
+    assert "libnvinfer.so.99" in found.detail
+    assert "TensorRT" in found.install

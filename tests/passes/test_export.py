@@ -3,6 +3,7 @@ from collections import Counter
 import numpy as np
 import pytest
 import torch
+from onnx import TensorProto, helper
 from torch import nn
 
 from aigc_compress.artifact import Artifact, graph_tensors, read_onnx, save_onnx
@@ -13,7 +14,7 @@ from aigc_compress.models.gan import GanConfig, Generator
 from aigc_compress.models.rnn import CharacterModel, RnnConfig
 from aigc_compress.models.tasks import make_task
 from aigc_compress.passes import Context, ExportConfig
-from aigc_compress.passes.export import ExportPass
+from aigc_compress.passes.export import ExportPass, _mark_dynamic_outputs
 from aigc_compress.workload import TaskWorkload
 
 ALPHABET = "\n !'(),-.:;?ABCDEFGHIJKLMNOPQRSTUVWYZabcdefghijklmnopqrstuvwxyz"
@@ -105,3 +106,13 @@ def test_a_module_that_torch_cannot_export_is_one_clear_error():
     context = Context(({"x": np.ones((2, 3), np.float32)},))
     with pytest.raises(PassError, match="cannot export"):
         ExportPass().run(Artifact("torch", Counted()), ExportConfig(), context)
+
+
+def test_outputs_declared_with_another_rank_are_declared_anew():
+    """As torch 2.11 declares the states of an LSTM."""
+    declared = [helper.make_tensor_value_info("y", TensorProto.FLOAT, [1, 1, 4, "batch"])]
+    model = helper.make_model(helper.make_graph([], "g", [], declared))
+    feeds = [{"x": np.zeros((size, 3), np.float32)} for size in (2, 5)]
+    references = [{"y": np.zeros((4, len(each["x"])), np.float32)} for each in feeds]
+    _mark_dynamic_outputs(model, references, feeds, {"x": {0: "batch"}})
+    assert graph_tensors(model)[1][0].shape == (4, "batch")
