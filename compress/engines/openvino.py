@@ -79,13 +79,15 @@ class OpenVinoSession:
             settings["NUM_STREAMS"] = 1
         try:
             graph = core.read_model(model)
+            # Compiled, an input or output may go by the name of what it was merged with too.
+            inputs = [(each.get_any_name(), each.get_partial_shape()) for each in graph.inputs]
+            names = [each.get_any_name() for each in graph.outputs]
             compiled = core.compile_model(graph, "CPU", settings)
         except RuntimeError as error:
             raise PassError(f"OpenVINO does not load this graph: {_reason(error)}") from error
         self._compiled, self._own = compiled, threading.local()
-        self._inputs = {each.get_any_name(): each.get_partial_shape() for each in compiled.inputs}
+        self._inputs, self._names = dict(inputs), names
         self._fitting: set[tuple[Any, ...]] = set()
-        self._names = [each.get_any_name() for each in compiled.outputs]
 
     def run(self, feeds: Feeds) -> dict[str, NDArray[Any]]:
         """Return the outputs by name."""
