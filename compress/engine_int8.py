@@ -1,16 +1,17 @@
-"""Which INT8 graph a TensorRT engine is built from: ranges and float layers, chosen by the quality.
+"""Which INT8 graph an engine with a compiler gets: ranges and float layers, chosen by the quality.
 
 The ways to end the ranges of activations are judged on validation data, the best SQNR first. Where
 all are outside the budget, layers stay float, the most harmful ones first, as few as bring it
-within: TensorRT is as fast with any range, and slower with every layer on floats. The judge is
-the task's metric, or SQNR, of the very graph that TensorRT gets, run by ONNX Runtime on the CPU.
+within: such an engine is as fast with any range, and slower with every layer on floats. The judge
+is the task's metric, or SQNR, of the very graph that the engine gets, run by ONNX Runtime on the
+CPU.
 """
 
 from __future__ import annotations
 
 import math
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,15 +19,23 @@ from .artifact import Artifact
 from .budget import Budget, Judgement, judge_quality
 from .engines.ort import OrtSession
 from .errors import PassError
-from .passes import Context, TensorRtConfig
+from .passes import Context, OpenVinoConfig, TensorRtConfig
+from .passes import openvino as for_openvino
+from .passes import tensorrt as for_tensorrt
+from .passes.borders import layer_names
 from .passes.quantize.config import RangeMethod
-from .passes.tensorrt import layer_names
 from .pipeline import run_passes
 from .task import Quality, Runner, Split
 from .workload import Workload
 
-__all__ = ["Attempt", "Int8Choice", "Int8Judge", "choose_int8"]
+__all__ = ["Attempt", "Int8Choice", "Int8Config", "Int8Judge", "choose_int8", "search_int8"]
 
+Int8Config = TensorRtConfig | OpenVinoConfig
+# The pass that writes INT8 with settings of this type, and the operators that it makes integer.
+WRITERS: Mapping[type[Int8Config], tuple[str, tuple[str, ...]]] = {
+    TensorRtConfig: ("tensorrt", for_tensorrt.LAYERS),
+    OpenVinoConfig: ("openvino", for_openvino.LAYERS),
+}
 MOST_DROPPED = 8  # layers that are tried to be on integers again after all
 METHODS: tuple[RangeMethod, ...] = (
     *("minmax", "percentile-99.999", "percentile-99.99", "percentile-99.9", "mse", "entropy"),
@@ -37,7 +46,7 @@ METHODS: tuple[RangeMethod, ...] = (
 class Attempt:
     """A graph with its settings, and its quality on validation data."""
 
-    config: TensorRtConfig
+    config: Int8Config
     graph: Artifact
     judgement: Judgement
 
@@ -131,20 +140,30 @@ def choose_int8(
     if not searches:
         graph = _made(folded, config, context)
         return Int8Choice(graph, judge.judge(graph, "test"), ())
+    best, attempts = search_int8(folded, config, context, judge)
+    return Int8Choice(best.graph, judge.judge(best.graph, "test"), attempts)
 
+
+def search_int8(
+    folded: Artifact, config: Int8Config, context: Context, judge: Int8Judge
+) -> tuple[Attempt, tuple[Attempt, ...]]:
+    """Return the attempt within the budget with the fewest float layers, else the closest; and all.
+
+    Raises:
+        PassError: the graph cannot be brought to INT8.
+    """
     search = _Search(folded, config, context, judge)
     search.try_ranges()
     if not search.is_within:
         search.try_float_layers()
-    best = search.best
-    return Int8Choice(best.graph, judge.judge(best.graph, "test"), (*search.attempts,))
+    return search.best, (*search.attempts,)
 
 
 class _Search:
     """Attempts so far, and how to make the next."""
 
     def __init__(
-        self, folded: Artifact, config: TensorRtConfig, context: Context, judge: Int8Judge
+        self, folded: Artifact, config: Int8Config, context: Context, judge: Int8Judge
     ) -> None:
         self._folded, self._config, self._context, self._judge = folded, config, context, judge
         self.attempts: list[Attempt] = []
@@ -183,24 +202,22 @@ class _Search:
             if fewer and self._try_float(config, fewer):
                 kept = fewer
 
-    def _try_float(self, config: TensorRtConfig, layers: Sequence[str]) -> bool:
+    def _try_float(self, config: Int8Config, layers: Sequence[str]) -> bool:
         kept = config.model_copy(update={"keep_float": (*config.keep_float, *layers)})
         return self._try(kept, _made(self._folded, kept, self._context))
 
-    def _try(self, config: TensorRtConfig, graph: Artifact) -> bool:
+    def _try(self, config: Int8Config, graph: Artifact) -> bool:
         judgement = self._judge.judge(graph, "validation")
         self.attempts.append(Attempt(config, graph, judgement))
         return judgement.within
 
 
-def _most_harmful_first(
-    folded: Artifact, config: TensorRtConfig, context: Context
-) -> Sequence[str]:
+def _most_harmful_first(folded: Artifact, config: Int8Config, context: Context) -> Sequence[str]:
     """Return the layers by the SQNR of the graph in which each is the only one in INT8.
 
     Those that the user leaves float are not among them.
     """
-    layers = layer_names(folded.payload)
+    layers = layer_names(folded.payload, WRITERS[type(config)][1])
     harm: dict[str, float] = {}
     for done, name in enumerate(layers):
         context.on_step(done, len(layers))
@@ -215,8 +232,8 @@ def _most_harmful_first(
     return sorted(harm, key=lambda each: harm[each])
 
 
-def _made(folded: Artifact, config: TensorRtConfig, context: Context) -> Artifact:
-    return run_passes(folded, [("tensorrt", config)], context)
+def _made(folded: Artifact, config: Int8Config, context: Context) -> Artifact:
+    return run_passes(folded, [(WRITERS[type(config)][0], config)], context)
 
 
 def _sqnr_db(graph: Artifact) -> float:

@@ -17,6 +17,7 @@ from .artifact import Artifact, Step, graph_tensors, save_onnx
 from .budget import LEAST_SQNR_DB, Budget, Judgement
 from .cache import Cache, CachedMeter, cache_root, digest, digest_feeds
 from .candidates import Maker, Search
+from .engine_int8 import Int8Judge
 from .engines import ENGINES, check_feeds, get_engine
 from .errors import (
     NotOnThisMachineError,
@@ -29,6 +30,7 @@ from .errors import (
 from .gate import FIRST_ENGINE, Candidate, Finding, Gate, Gated, GateOptions
 from .loading import load_artifact
 from .machine import machine_scheme
+from .native import native_candidate
 from .passes import Context, Mode
 from .passes.saturation import find_saturation
 from .schemes import SCHEMES, Scheme
@@ -115,7 +117,7 @@ class QuantizeResult:
     @property
     def numbers(self) -> dict[str, Any]:
         """Return what the quantize pass told, scheme and operators; empty where FP32 is shipped."""
-        told = [step.numbers for step in self.artifact.history if step.name == "quantize"]
+        told = [step.numbers for step in self.artifact.history if "operators" in step.numbers]
         return dict(told[-1]) if told else {}
 
     def document(self) -> dict[str, Any]:
@@ -209,6 +211,7 @@ class _Quantization:
         search = _search(options, has_task=workload.has_baseline_quality)
         checks = workload.check_feeds()
         context = Context(checks, calibration, options.seed, on_step=on_step, meter=meter)
+        self._context = context
         self._maker = Maker(baseline, search, context, feeds, cache=self._cache)
         self._gate = Gate(
             Candidate("FP32", baseline),
@@ -219,6 +222,7 @@ class _Quantization:
             on_step=on_step,
         )
         self._best: Finding | None = None
+        self._judge: Int8Judge | None = None  # for the other engines
 
     def run(self) -> QuantizeResult:
         try:
@@ -233,9 +237,31 @@ class _Quantization:
             raise StoppedError(self._told_when_stopped()) from error
 
     def _on_other_engines(self) -> list[Candidate]:
-        """Return FP32 and what is in the race, on every other engine that takes it."""
+        """Return FP32 and what is in the race on every other engine, and INT8 as that wants it."""
         graphs = [Candidate("FP32", self._baseline), *self._gate.in_the_race]
-        return [self._on(engine, each) for engine in self._options.engines for each in graphs]
+        found = [self._on(engine, each) for engine in self._options.engines for each in graphs]
+        return [*found, *chain.from_iterable(map(self._native_on, self._options.engines))]
+
+    def _native_on(self, engine: str) -> list[Candidate]:
+        if self._judge is None:
+            self._judge = Int8Judge(
+                self._baseline,
+                self._workload,
+                self._context,
+                budget=self._options.budget,
+                samples=self._options.samples,
+            )
+        made = native_candidate(
+            engine,
+            self._baseline,
+            self._judge,
+            self._context,
+            scheme=_scheme(self._options),
+            cache=self._cache,
+        )
+        if made is None:
+            return []
+        return [self._on(engine, made) if made.artifact else made]
 
     def _on(self, engine: str, candidate: Candidate) -> Candidate:
         name = f"{candidate.name} on {engine}"

@@ -1,4 +1,4 @@
-"""INT8 graphs for TensorRT: ranges and float layers are chosen to stay within the budget."""
+"""INT8 graphs for engines with a compiler: ranges and float layers stay within the budget."""
 
 import json
 
@@ -9,8 +9,11 @@ from conftest import graph
 from aigc_compress.artifact import Artifact, onnx_bytes, save_onnx
 from aigc_compress.budget import Budget
 from aigc_compress.building import EngineOptions, graph_for_engine
+from aigc_compress.engine_int8 import Int8Judge, search_int8
 from aigc_compress.errors import PassError
-from aigc_compress.workload import FeedOptions
+from aigc_compress.loading import load_artifact
+from aigc_compress.passes import Context, OpenVinoConfig
+from aigc_compress.workload import FeedOptions, make_workload
 
 # The cubes of the first column are a thousand times as large as the others', and weigh as little.
 NET = """net (float[batch,4] x) => (float[batch,3] y, float[batch,3] z)
@@ -82,3 +85,15 @@ def test_layers_that_the_user_leaves_float_stay_float(options, workplace):
     everything = options(keep_float=tuple(each.name for each in layers))
     with pytest.raises(PassError, match="does not stay float"):
         graph_for_engine(workplace / "net.onnx", everything)
+
+
+def test_for_openvino_the_layer_that_breaks_the_budget_stays_float_too(options, workplace):
+    artifact = load_artifact(workplace / "net.onnx")
+    workload = make_workload(artifact, options().feeds)
+    context = Context(workload.check_feeds(), workload.calibration(seed=0))
+    judge = Int8Judge(artifact, workload, context)
+    best, attempts = search_int8(artifact, OpenVinoConfig(), context, judge)
+    assert not attempts[0].judgement.within
+    assert best.judgement.within
+    assert best.graph.history[-1].name == "openvino"
+    assert best.graph.history[-1].numbers["operators"]["int8"] == {"MatMul": 1}

@@ -27,6 +27,7 @@ def test_every_graph_competes_on_every_engine_that_is_here(cnn_pt, workplace):
     assert "FP32 on openvino" in there
     assert len(there) > 1
     assert there["FP32 on openvino"]["speedup"]["ratio"] > 0
+    assert there["INT8 for openvino on openvino"]["speedup"]["ratio"] > 0
     shipped = result.gated.winner
     assert shipped.engine in ("ort", "openvino", "openvino-throughput")
     assert result.document()["engine"] == shipped.engine
@@ -56,7 +57,7 @@ def test_an_engine_that_does_not_start_is_a_candidates_failure(cnn_pt, workplace
     """ONNX Runtime lists a provider whose libraries are missing as present."""
 
     class Broken:
-        name, stage = "ort-broken", "onnx"
+        name, stage, int8_pass = "ort-broken", "onnx", "openvino"
 
         def availability(self):
             return Availability(True, "present, it says")
@@ -68,4 +69,5 @@ def test_an_engine_that_does_not_start_is_a_candidates_failure(cnn_pt, workplace
     result = quantize(cnn_pt, workplace / "cnn.onnx", asked("ort-broken"))
     told = {each.name: each.reason for each in result.gated.findings}
     assert told["FP32 on ort-broken"] == "a library is missing"
+    assert told["INT8 for openvino on ort-broken"] == "a library is missing"
     assert result.gated.winner.engine == "ort"

@@ -43,6 +43,11 @@ class Engine(Protocol):
         """Whether it computes on a GPU."""
         ...
 
+    @property
+    def int8_pass(self) -> str:
+        """The pass that writes INT8 as this engine wants it; empty where none does."""
+        ...
+
     def availability(self) -> Availability:
         """Tell whether this engine can run here, without starting it."""
         ...

@@ -38,6 +38,7 @@ class OpenVinoEngine:
     hint: Literal["LATENCY", "THROUGHPUT"] = "LATENCY"
     stage: str = "onnx"
     is_on_gpu: bool = False
+    int8_pass: str = "openvino"
 
     def availability(self) -> Availability:
         """Tell whether openvino is installed, without importing it."""

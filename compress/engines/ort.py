@@ -30,10 +30,11 @@ __all__ = ["OrtEngine", "OrtSession", "optimize_offline", "optimized"]
 
 CPU = "CPUExecutionProvider"
 CUDA = "CUDAExecutionProvider"
+OPENVINO = "OpenVINOExecutionProvider"
 TENSORRT = "TensorrtExecutionProvider"
 # What a provider with threads of its own is told their number by.
 OWN_THREADS = {
-    "OpenVINOExecutionProvider": ("num_of_threads",),
+    OPENVINO: ("num_of_threads",),
     "XnnpackExecutionProvider": ("intra_op_num_threads",),
 }
 WANTED = re.compile(rb"libnvinfer\.so\.\d+|nvinfer_\d+\.dll")  # in the provider's own library
@@ -138,6 +139,11 @@ class OrtEngine:
     def is_on_gpu(self) -> bool:
         """Whether the provider is one of a GPU's."""
         return self.provider in (CUDA, TENSORRT)
+
+    @property
+    def int8_pass(self) -> str:
+        """A provider with a compiler behind it wants what that compiler wants."""
+        return {OPENVINO: "openvino", TENSORRT: "tensorrt"}.get(self.provider, "quantize")
 
     def load(self, artifact: Artifact, *, threads: int) -> OrtSession:
         """Load a graph; raises PassError where ONNX Runtime refuses it."""

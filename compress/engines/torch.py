@@ -172,6 +172,7 @@ class TorchEngine:
     compiles: bool = False
     records: bool = False
     stage: str = "torch"
+    int8_pass: str = ""
 
     @property
     def is_on_gpu(self) -> bool:

@@ -60,6 +60,7 @@ class TrtEngine:
     name = "trt"
     stage = "onnx"
     is_on_gpu = True
+    int8_pass = "tensorrt"
 
     def availability(self) -> Availability:
         """Tell what is missing: the package, or a GPU."""

@@ -11,6 +11,7 @@ from .base import Context, Pass
 from .dequantize import DequantizeConfig, DequantizePass
 from .export import ExportConfig, ExportPass
 from .fold import FoldConfig, FoldPass
+from .openvino import OpenVinoConfig, OpenVinoPass
 from .prune import PruneConfig, PrunePass
 from .quantize import Mode, QuantizeConfig, QuantizePass
 from .share import ShareConfig, SharePass
@@ -32,6 +33,7 @@ __all__ = [
     "FoldConfig",
     "LowerConfig",
     "Mode",
+    "OpenVinoConfig",
     "Pass",
     "PruneConfig",
     "QuantizeConfig",
@@ -52,6 +54,7 @@ PASSES: Mapping[str, Any] = {
         FinetunePass(),
         FoldPass(),
         LowerPass(),
+        OpenVinoPass(),
         PrunePass(),
         QuantizePass(),
         SharePass(),

@@ -62,3 +62,12 @@ def test_without_the_package_it_says_how_to_get_it(monkeypatch):
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     with pytest.raises(NotOnThisMachineError, match=r"pip install 'aigc-compress\[openvino\]'"):
         get_engine("openvino")
+
+
+@needs_openvino
+def test_an_output_keeps_its_name_where_what_makes_it_is_joined_with_another_node():
+    text = "g (float[N, 2, 4] x) => (float[N, 4, 2] late) "
+    text += "{ early = Transpose<perm = [0, 2, 1]>(x)  late = Tanh(early) }"
+    x = np.arange(16, dtype=np.float32).reshape(2, 2, 4)
+    outputs = get_engine("openvino").load(Artifact("onnx", graph(text)), threads=1).run({"x": x})
+    np.testing.assert_allclose(outputs["late"], np.tanh(x.transpose(0, 2, 1)), rtol=1e-5)

@@ -30,13 +30,16 @@ class FakeMeter:
     def __init__(self, **ratios):
         self.ratios, self.asked = ratios, []
 
-    def compare(self, baseline, candidates, feeds):
+    def compare(self, baseline, candidates, feeds, engines=()):
         self.asked.append((baseline.payload, [each.payload for each in candidates], feeds))
+        self.engines = engines
         return [FakeSpeedup(self.ratios[kind_of(each.payload)]) for each in candidates]
 
 
 def kind_of(model):
     found = types(model)
+    if "ConvTranspose" in found:
+        return "kept"
     if "Col2Im" in found:
         return "gemm"
     if found.count("Conv") > 1:
@@ -165,3 +168,22 @@ def test_a_replacement_that_changes_the_numbers_is_taken_back(monkeypatch):
     assert "agree to" in told["h"]["reason"]
     assert told["y"]["form"] == "phases"
     assert types(after).count("ConvTranspose") == 1
+
+
+@pytest.mark.parametrize("kept", [0.4, 2.0])
+def test_on_another_engine_forms_race_the_layer_itself_there(kept):
+    artifact, feeds = two_layers()
+    meter = FakeMeter(**RATIOS, kept=kept)
+    _, told = lower(artifact, feeds, meter, precision="integer", engine="openvino")
+    assert {*meter.engines} == {"openvino"}
+    _, forms, _ = meter.asked[0]
+    assert len(meter.engines) == len(forms)
+    assert types(forms[0]) == ["ConvTranspose"]
+    integer = next(each for each in forms if kind_of(each) == "phases")
+    assert "DepthToSpace" in types(integer)
+    assert types(integer).count("QuantizeLinear") == 1  # before the layers, and not behind them
+    if kept < 1:
+        assert {layer["form"] for layer in told.values()} == {"phases"}
+    else:
+        assert {layer["form"] for layer in told.values()} == {"ConvTranspose"}
+        assert "0.75 times as fast on openvino" in told["y"]["reason"]

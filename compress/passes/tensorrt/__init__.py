@@ -1,6 +1,6 @@
 """TensorRT: which graphs it takes, and how one becomes such a graph."""
 
-from .legal import Precision, TensorRtConfig, TensorRtPass, layer_names
+from .legal import LAYERS, Precision, TensorRtConfig, TensorRtPass
 from .linter import Finding, lint
 
-__all__ = ["Finding", "Precision", "TensorRtConfig", "TensorRtPass", "layer_names", "lint"]
+__all__ = ["LAYERS", "Finding", "Precision", "TensorRtConfig", "TensorRtPass", "lint"]

@@ -25,10 +25,22 @@ from .geometry import Geometry
 from .interleave import Spelling, faster_spelling
 from .layer import Layer
 
-__all__ = ["FORMS", "FormName", "Precision", "multiplications", "refusal", "write_form"]
+__all__ = [
+    "FORMS",
+    "SPELLINGS",
+    "EngineName",
+    "FormName",
+    "Precision",
+    "multiplications",
+    "refusal",
+    "write_form",
+]
 
 Precision = Literal["float", "integer"]
 FormName = Literal["plain", "zero_tap", "crop", "phases", "gemm"]
+EngineName = Literal["ort", "openvino"]
+# OpenVINO 2026 has a kernel for DepthToSpace, of integers too; None: what is faster, see there.
+SPELLINGS: Mapping[EngineName, Spelling | None] = {"ort": None, "openvino": "depth_to_space"}
 MOST_PHASES = 16
 COL2IM_OPSET = 18
 

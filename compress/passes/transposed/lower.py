@@ -19,7 +19,7 @@ from aigc_compress.passes.operators import all_nodes
 from aigc_compress.passes.probe import Probe
 
 from .choice import Choice, Setting, choose_by_time, choose_by_work
-from .forms import FormName, Precision, write_form
+from .forms import SPELLINGS, EngineName, FormName, Precision, write_form
 from .found import find_layers, is_transposed
 from .layer import Layer
 
@@ -40,6 +40,9 @@ class LowerConfig(BaseModel):
     )
     precision: Precision = Field(
         default="float", description="what the layers are going to run in, and are timed in"
+    )
+    engine: EngineName = Field(
+        default="ort", description="what the layers are going to run on, and are timed on"
     )
     least_sqnr_db: float = Field(
         default=80.0, gt=0, description="agreement with the graph before, in dB"
@@ -83,7 +86,7 @@ def _choose(
 ) -> dict[str, Choice]:
     """Return the choice for every layer; layers of one kind are timed once."""
     samples = _samples(model, list(layers), context)
-    setting = Setting(_opset(model), config.precision)
+    setting = Setting(_opset(model), config.precision, config.engine)
     wanted = None if config.form == "auto" else config.form
     timed: dict[Any, Choice] = {}
     choices = {}
@@ -128,7 +131,7 @@ def _replace(
         if choice.form is None:
             told[name]["reason"] = choice.reason
             continue
-        candidate = _with_form(model, name, layers[name], choice.form, config.precision)
+        candidate = _with_form(model, name, layers[name], choice.form, config)
         fault = _fault(candidate, reference, config, context)
         if fault:
             told[name] |= {"form": KEPT, "reason": f"as {choice.form} {fault}"}
@@ -151,7 +154,7 @@ def _fault(
 
 
 def _with_form(
-    model: ModelProto, name: str, layer: Layer, form: FormName, precision: Precision
+    model: ModelProto, name: str, layer: Layer, form: FormName, config: LowerConfig
 ) -> ModelProto:
     """Return a copy of the model in which `form` stands for the ConvTranspose that makes `name`."""
     changed = ModelProto()
@@ -165,7 +168,8 @@ def _with_form(
         source=nodes[index].input[0],
         target=name,
         opset=_opset(model),
-        precision=precision,
+        precision=config.precision,
+        spelling=SPELLINGS[config.engine],
     )
     freed = set(filter(None, nodes[index].input[1:]))
     del changed.graph.node[:]

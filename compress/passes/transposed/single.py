@@ -11,10 +11,11 @@ import onnx
 from onnx import ModelProto, NodeProto, TensorProto, helper
 from onnxruntime.quantization import CalibrationDataReader
 
-from aigc_compress.passes.base import quiet_library
+from aigc_compress.passes.base import Context, quiet_library
+from aigc_compress.passes.borders import Borders, with_borders
 from aigc_compress.task import Feeds
 
-__all__ = ["SOURCE", "TARGET", "integer_model", "single_model"]
+__all__ = ["SOURCE", "TARGET", "bordered_model", "integer_model", "single_model"]
 
 SOURCE, TARGET = "x", "y"
 IR_VERSION = 8
@@ -78,6 +79,15 @@ def integer_model(model: ModelProto, feeds: Feeds) -> ModelProto:
             weight_type=QuantType.QInt8,
         )
         return onnx.load(target)
+
+
+def bordered_model(model: ModelProto, feeds: Feeds) -> ModelProto:
+    """Return the model with its layers on integers, as OpenVINO wants them (see `borders`).
+
+    Whatever ONNX Runtime's tool raises goes through.
+    """
+    borders = Borders(("Conv", "MatMul"), symmetric=False)
+    return with_borders(model, borders, Context((feeds,), (feeds,)))
 
 
 class _Once(CalibrationDataReader):  # type: ignore[misc]
