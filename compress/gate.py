@@ -179,6 +179,15 @@ class Gate:
         self._findings += self._ranked(candidates)
         self._judge_fastest(1)
 
+    def withdraw(self, engine: str, reason: str) -> None:
+        """Take what competes on an engine out of the race, whatever it is like."""
+        self._findings = [
+            each
+            if each.reason or self._by_name[each.name].engine != engine
+            else replace(each, reason=reason)
+            for each in self._findings
+        ]
+
     @property
     def in_the_race(self) -> list[Candidate]:
         """Return the candidates that are not known to be outside the budget, the first ones first.
@@ -230,12 +239,18 @@ class Gate:
             within += not finding.reason
 
     def _looked_at(self, finding: Finding) -> Finding:
-        """Judge a candidate unless one that is clearly closer to FP32 was outside the budget."""
+        """Judge a candidate unless one that is clearly closer to FP32 was outside the budget.
+
+        Where a graph for another engine rounds, graphs for this one do not, so each engine's count.
+        """
+        engine = self._by_name[finding.name].engine
         failed_db = max(
             (
                 each.agreement_db
                 for each in self._findings
-                if each.is_outside and each.agreement_db is not None
+                if each.is_outside
+                and each.agreement_db is not None
+                and self._by_name[each.name].engine == engine
             ),
             default=-math.inf,
         )

@@ -64,8 +64,8 @@ class QuantizeOptions:
             left comes on top. None: no limit.
         is_fresh: whether nothing is taken from an earlier run of the same request.
         isa: the processor that the answer is for, a name in `schemes.SCHEMES`; None: this one.
-        engines: what the answer may run on beside ONNX Runtime: names in `engines.ENGINES`, or
-            `auto` for every engine of ONNX files that is here.
+        engines: what the answer may run on: names in `engines.ENGINES`, or `auto` for every engine
+            of ONNX files that is here; empty: ONNX Runtime.
     """
 
     mode: Mode = "auto"
@@ -183,8 +183,12 @@ def quantize(
     artifact = load_artifact(source)
     workload = make_workload(artifact, options.feeds)
     baseline = to_onnx(artifact, workload, seed=options.seed)
+    is_elsewhere = bool(others) and not {FIRST_ENGINE, AUTO_ENGINES} & {*options.engines}
     options = replace(options, engines=others)
-    result = _Quantization(baseline, workload, output, options, on_step or quiet).run()
+    search = _Quantization(
+        baseline, workload, output, options, on_step or quiet, is_elsewhere=is_elsewhere
+    )
+    result = search.run()
     return replace(result, notes=(*result.notes, *missing))
 
 
@@ -198,6 +202,8 @@ class _Quantization:
         output: Path,
         options: QuantizeOptions,
         on_step: OnStep,
+        *,
+        is_elsewhere: bool = False,
     ) -> None:
         self._baseline, self._workload = baseline, workload
         self._output, self._options = output, options
@@ -223,14 +229,19 @@ class _Quantization:
         )
         self._best: Finding | None = None
         self._judge: Int8Judge | None = None  # for the other engines
+        self._is_elsewhere = is_elsewhere
 
     def run(self) -> QuantizeResult:
         try:
             for candidates in self._maker.rounds(self._gate.finding):
                 self._gate.admit(candidates)
-                self._keep_best()
+                if not self._is_elsewhere:
+                    self._keep_best()
             if self._options.engines:
-                self._gate.admit(self._on_other_engines())
+                others = self._on_other_engines()
+                if self._is_elsewhere:
+                    self._gate.withdraw(FIRST_ENGINE, "not on an engine that was asked for")
+                self._gate.admit(others)
                 self._keep_best()
             return self._save(self._gate.decide())
         except KeyboardInterrupt as error:

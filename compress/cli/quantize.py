@@ -78,7 +78,8 @@ def quantize(
     engine: Annotated[
         str,
         typer.Option(
-            help="what may run the answer beside ort: openvino, ..., or auto: all that are here"
+            help="what the answer may run on: ort, openvino, ... (several: a,b), or auto: all that"
+            " are here"
         ),
     ] = "ort",
     threads: common.Threads = 1,
