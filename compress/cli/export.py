@@ -218,6 +218,9 @@ def _build_engine(model: str, target: Path, options: Any, json: bool) -> None:
         told = ", ".join(f"{count} {op}" for op, count in operators[kind].items())
         if told:
             say(f"{'In' if kind == 'int8' else 'Not in'} int8: {told}.")
+    if card["sparse_layers"]:
+        layers = len(card["sparse_layers"])
+        say(f"{layers} {'layer has' if layers == 1 else 'layers have'} 2:4 sparse weights.")
     if built.card["quality"]:
         say(_quality_told(card["quality"], card["history"][-1]["config"]))
     say(

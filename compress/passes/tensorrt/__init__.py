@@ -2,5 +2,14 @@
 
 from .legal import LAYERS, Precision, TensorRtConfig, TensorRtPass
 from .linter import Finding, lint
+from .sparse import sparse_layers
 
-__all__ = ["LAYERS", "Finding", "Precision", "TensorRtConfig", "TensorRtPass", "lint"]
+__all__ = [
+    "LAYERS",
+    "Finding",
+    "Precision",
+    "TensorRtConfig",
+    "TensorRtPass",
+    "lint",
+    "sparse_layers",
+]
