@@ -157,7 +157,8 @@ class Maker:
         if mended:
             yield mended
 
-    def _is_late(self) -> bool:
+    def is_late(self) -> bool:
+        """Whether the time is up; from then on the search counts as cut."""
         self.was_cut = self.was_cut or time.monotonic() > self._deadline
         return self.was_cut
 
@@ -192,7 +193,7 @@ class Maker:
 
     def _schemes(self, suffix: str, base: Artifact) -> Iterator[_Scheme]:
         for told, settings in self._settings(_operators(base), is_lowered=LOWERED in suffix):
-            if self._is_late():
+            if self.is_late():
                 return
             name = f"INT8, {told}{suffix}"
             made = self._passed(name, base, "quantize", settings)
@@ -219,7 +220,7 @@ class Maker:
         """Yield a scheme that is outside the budget again, with its accuracy repaired."""
         config = QuantizeConfig(**scheme.settings)
         for variant in repairs(scheme.base.payload, config)[:REPAIRS]:
-            if self._is_late():
+            if self.is_late():
                 return
             told = "repaired" if variant.smooth is None else "smoothed and repaired"
             name, settings = f"{scheme.name}, {told}", variant.model_dump()
@@ -228,7 +229,7 @@ class Maker:
     def _splitting(self, scheme: _Scheme) -> Splitting | None:
         """Measure what nodes cost in both forms."""
         meter = self._context.meter
-        if meter is None or scheme.made.artifact is None or self._is_late():
+        if meter is None or scheme.made.artifact is None or self.is_late():
             return None
         graph, whole = with_node_names(scheme.base.payload), scheme.made.artifact.payload
         try:
@@ -269,7 +270,7 @@ class Maker:
 
     def _splits(self, scheme: _Scheme, splitting: Splitting, look: Look) -> Iterator[Candidate]:
         """Yield the splits to try next, where the scheme or its fastest split was outside."""
-        if self._is_late() or not splitting.has_failed(look):
+        if self.is_late() or not splitting.has_failed(look):
             return
         if splitting.points is None:
             try:
@@ -291,7 +292,7 @@ class Maker:
         name = f"{scheme.name}, {told}"
         nodes = with_node_names(scheme.base.payload).graph.node
         is_empty = not any(n.name in split.integer for n in nodes if n.op_type in ANCHORS)
-        if is_empty or self._is_late():
+        if is_empty or self.is_late():
             return
         splitting.tried[name] = agreement_db
         settings = with_only(QuantizeConfig(**scheme.settings), split.integer).model_dump()

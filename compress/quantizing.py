@@ -254,6 +254,8 @@ class _Quantization:
         return [*found, *chain.from_iterable(map(self._native_on, self._options.engines))]
 
     def _native_on(self, engine: str) -> list[Candidate]:
+        if self._maker.is_late():
+            return [Candidate(f"INT8 for {engine}", failure="the time was up", engine=engine)]
         if self._judge is None:
             self._judge = Int8Judge(
                 self._baseline,

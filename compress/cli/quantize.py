@@ -105,6 +105,8 @@ def quantize(
         aigc-compress quantize detector.onnx --evaluation feeds.npz --max-minutes 10
 
         aigc-compress quantize cnn --engine auto
+
+        aigc-compress quantize gan --engine openvino -o gan.ov.onnx
     """
     from aigc_compress.quantizing import QuantizeOptions
     from aigc_compress.quantizing import quantize as run
