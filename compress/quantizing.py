@@ -445,10 +445,15 @@ def _other_engines(names: Sequence[str]) -> tuple[tuple[str, ...], list[str]]:
 def _engine_notes(winner: Candidate) -> list[str]:
     if winner.engine == FIRST_ENGINE:
         return []
-    return [
+    notes = [
         f"The file is for {winner.engine}: its speed and quality were measured there. Its nodes are"
         " explained for ONNX Runtime alone."
     ]
+    for step in cast(Artifact, winner.artifact).history:
+        if step.name in ("openvino", "tensorrt") and step.config["keep_float"]:
+            kept = ", ".join(step.config["keep_float"])
+            notes.append(f"Left float, so that the quality stays within the budget: {kept}.")
+    return notes
 
 
 def _asked(options: QuantizeOptions) -> GateOptions:

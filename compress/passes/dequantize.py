@@ -16,10 +16,9 @@ from onnx import ModelProto, NodeProto, numpy_helper
 from pydantic import BaseModel, ConfigDict
 
 from aigc_compress.artifact import Artifact, Step
-from aigc_compress.closeness import lowest_agreement_db
-from aigc_compress.engines.ort import OrtSession
 from aigc_compress.errors import PassError
 
+from .agreement import sqnr_db
 from .base import Context
 from .draft import MICROSOFT
 from .folding import dequantized
@@ -66,10 +65,7 @@ class DequantizePass:
         model = floats.made()
         if not floats.gone:
             raise PassError("Nothing to dequantize: the graph has no Q/DQ or dynamic operators.")
-        sessions = [OrtSession(artifact, threads=1)]
-        sessions.append(OrtSession(Artifact("onnx", model), threads=1))
-        outputs = [[each.run(feeds) for feeds in context.check_feeds] for each in sessions]
-        agreement = lowest_agreement_db(*outputs)
+        agreement = sqnr_db(artifact, model, context)
         if agreement < LEAST_DB:
             raise PassError(f"The floats agree with the integers to {agreement:.0f} dB only.")
         numbers = {"gone": dict(floats.gone), "sqnr_db": agreement}
