@@ -26,7 +26,7 @@ from .errors import InputFileError, NotOnThisMachineError, PassError, UsageError
 from .loading import load_artifact
 from .passes import Context, DequantizeConfig, FoldConfig, TensorRtConfig
 from .passes.quantize.config import RangeMethod
-from .passes.tensorrt import Precision, lint, sparse_layers
+from .passes.tensorrt import OLDEST_OPSET, PRECISIONS, Precision, lint, sparse_layers
 from .pipeline import run_passes
 from .storage import digest_file, read_json, write_bytes
 from .task import OnStep, quiet
@@ -48,7 +48,7 @@ __all__ = [
 
 SCHEMA = "aigc-compress/engine/1"
 CALIBRATION_SETS = 64
-PRECISIONS: tuple[Precision, ...] = ("fp32", "fp16", "int8")
+BEFORE_FP8 = ("sm_75", "sm_80", "sm_86")
 
 
 @dataclass(frozen=True)
@@ -56,14 +56,14 @@ class EngineOptions:
     """What an engine is built with.
 
     Attributes:
-        precision: fp32, fp16, or int8 for layers with weights.
+        precision: fp32, fp16, or int8 or fp8 for layers with weights.
         device: `portable`, or a compute capability like `sm_89`.
         profiles: least, usual and most sizes of inputs with dynamic axes.
-        ranges: where the range of an activation ends, for int8; None: chosen by the quality on
-            validation data, and with them the layers that must stay float.
+        ranges: where the range of an activation ends, in 8 bits; None: chosen by the quality
+            on validation data, and with it the layers that must stay float.
         keep_float: names of nodes that stay float32.
-        judges: whether the quality of an int8 graph is measured; if not, None means `minmax`.
-        budget: what an int8 graph may lose; None: the metric's default.
+        judges: whether the quality in 8 bits is measured; if not, ranges of None mean `minmax`.
+        budget: what a graph in 8 bits may lose; None: the metric's default.
         samples: samples of a quality measurement; None: the task's default.
         feeds: calibration and evaluation feeds for a model without a task.
         seed: of calibration feeds and of quality.
@@ -122,6 +122,8 @@ def build(
         require_output(output, source, suffix=".engine")
     package, version = builder_version()
     how = BuildOptions(options.device, options.profiles)
+    if options.precision == "fp8" and options.device in BEFORE_FP8:
+        raise UsageError(f"{options.device} has no FP8, which came with sm_89. Use int8 or fp16.")
     found = graph_for_engine(
         source, options, on_step, check=lambda folded: check_engine(onnx_bytes(folded), how)
     )
@@ -146,7 +148,7 @@ def build(
         "task": graph.task,
         "history": [asdict(step) for step in graph.history],
         **graph.history[-1].numbers,
-        "quality": found.int8 and found.int8.document(),
+        "quality": found.choice and found.choice.document(),
         "made_by": f"aigc-compress {__version__}",
     }
     if output is not None:
@@ -164,7 +166,7 @@ def try_builds(
 ) -> list[dict[str, Any]]:
     """Build every model in every precision, write nothing, and tell time, size or what failed.
 
-    INT8 is not judged: where its ranges end hardly matters to time and size.
+    INT8 and FP8 are not judged: where ranges end hardly matters to time and size.
 
     Raises:
         NotOnThisMachineError: TensorRT is not installed.
@@ -192,12 +194,12 @@ class EngineGraph:
 
     Attributes:
         graph: an ONNX artifact.
-        int8: how it was chosen and how good it is, where it is in int8 and was judged.
+        choice: how it was chosen and how good it is, where it is in 8 bits and was judged.
         notes: what is to be said of the feeds and the quality.
     """
 
     graph: Artifact
-    int8: Int8Choice | None = None
+    choice: Int8Choice | None = None
     notes: tuple[str, ...] = ()
 
 
@@ -222,19 +224,20 @@ def graph_for_engine(
     """
     artifact = load_artifact(source)
     workload = make_workload(artifact, options.feeds)
-    is_int8 = options.precision == "int8"
-    calibration = workload.calibration(seed=options.seed)[:CALIBRATION_SETS] if is_int8 else ()
-    context = Context(workload.check_feeds(), calibration, options.seed, on_step=on_step)
-    graph, told = _on_floats(to_onnx(artifact, workload, seed=options.seed), context)
-    folded = run_passes(graph, [("fold", FoldConfig())], context)
     config = TensorRtConfig(
         precision=options.precision,
         ranges=options.ranges or "minmax",
         keep_float=options.keep_float,
     )
-    if not (is_int8 and options.judges):
+    feeds = workload.calibration(seed=options.seed) if config.is_quantized else ()
+    calibration = feeds[:CALIBRATION_SETS]
+    context = Context(workload.check_feeds(), calibration, options.seed, on_step=on_step)
+    graph, told = _on_floats(to_onnx(artifact, workload, seed=options.seed), context)
+    folding = FoldConfig(opset=OLDEST_OPSET) if options.precision == "fp8" else FoldConfig()
+    folded = run_passes(graph, [("fold", folding)], context)
+    if not (config.is_quantized and options.judges):
         legal = run_passes(folded, [("tensorrt", config)], context)
-        about_feeds = workload.calibration_notes if is_int8 else ()
+        about_feeds = workload.calibration_notes if config.is_quantized else ()
         return EngineGraph(legal, notes=(*told, *about_feeds))
     if check is not None:
         check(folded)
@@ -246,8 +249,8 @@ def graph_for_engine(
     if not choice.judgement.within:
         tried = " with any range, and any number of float layers that was tried" if searches else ""
         notes.append(
-            f"INT8 is outside the quality budget{tried}: use --precision fp16, or give more with"
-            " --max-drop or --min-sqnr."
+            f"{options.precision.upper()} is outside the quality budget{tried}: use --precision"
+            " fp16, or give more with --max-drop or --min-sqnr."
         )
     return EngineGraph(choice.graph, choice, (*dict.fromkeys(notes),))
 
@@ -305,6 +308,8 @@ def why_not_here(card: Mapping[str, Any]) -> str | None:
     if not found.is_available:
         return f"{found.detail[0].upper()}{found.detail[1:]}."
     here = gpu_target()
+    if card["precision"] == "fp8" and here in BEFORE_FP8:
+        return f"It computes in FP8, which came with sm_89, and this GPU is {here}."
     if card["device"] not in ("portable", here):
         return f"It was built for {card['device']}, and this GPU is {here}. Export it again."
     return None

@@ -30,14 +30,18 @@ SOUND = """net (float[batch,3,h,w] x) => (float[batch,4,h,w] y)
 <float[4,3,1,1] k = {1,2,3,4,5,6,7,8,9,10,11,12}> { y = Conv(x, k) }"""
 
 
+def in_8_bits(card):
+    return any(count for kind, count in card["operators"].items() if kind != "float")
+
+
 @pytest.mark.parametrize("name", REFERENCES)
 @pytest.mark.parametrize("precision", PRECISIONS)
 def test_every_reference_is_built_in_every_precision(name, precision):
     built = build(name, EngineOptions(precision=precision, judges=False))
     assert len(built.plan) == built.card["size_bytes"] > 100_000
-    least = {"fp32": 100, "fp16": 50, "int8": 20}[precision]
+    least = {"fp32": 100, "fp16": 50, "fp8": 20, "int8": 20}[precision]
     assert built.card["sqnr_db"] > least
-    assert bool(built.card["operators"]["int8"]) == (precision == "int8")
+    assert in_8_bits(built.card) == (precision in ("fp8", "int8"))
     assert built.card["builder"]["package"] == "tensorrt_rtx"
 
 
@@ -50,7 +54,7 @@ def test_what_every_recipe_makes_is_built_in_every_precision(name, precision):
         *("dequantize", "fold", "tensorrt"),
     ]
     assert any("quantized for another engine" in note for note in built.notes)
-    assert bool(built.card["operators"]["int8"]) == (precision == "int8")
+    assert in_8_bits(built.card) == (precision in ("fp8", "int8"))
 
 
 @pytest.fixture
@@ -92,6 +96,20 @@ def test_a_device_is_aimed_at(net):
     assert build(net, EngineOptions(precision="fp16", device="sm_89")).card["device"] == "sm_89"
     with pytest.raises(UsageError, match="Known: portable, sm_"):
         build(net, EngineOptions(device="sm_12"))
+    with pytest.raises(UsageError, match="sm_86 has no FP8"):
+        build(net, EngineOptions(precision="fp8", device="sm_86"))
+
+
+def test_fp8_is_judged_and_an_old_graph_is_brought_to_an_opset_that_knows_it(workplace):
+    old = graph(SOUND.replace("batch,3,h,w", "batch,3,6,6").replace("batch,4,h,w", "batch,4,6,6"))
+    old.opset_import[0].version = 11
+    save_onnx(Artifact("onnx", old), workplace / "net.onnx")
+    rng = np.random.default_rng(0)
+    np.savez(workplace / "feeds.npz", x=rng.normal(size=(8, 1, 3, 6, 6)).astype(np.float32))
+    feeds = FeedOptions(workplace / "feeds.npz", workplace / "feeds.npz")
+    card = build(workplace / "net.onnx", EngineOptions(precision="fp8", feeds=feeds)).card
+    assert card["operators"] == {"fp8": {"Conv": 1}, "float": {}}
+    assert card["quality"]["value"] > 25  # dB, of a mantissa of three bits
 
 
 @pytest.mark.parametrize(

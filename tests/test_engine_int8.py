@@ -40,22 +40,22 @@ def test_the_layer_that_breaks_the_budget_stays_float(options, workplace):
     whole = graph_for_engine(workplace / "net.onnx", options(ranges="minmax"))
     found = graph_for_engine(workplace / "net.onnx", options())
 
-    assert not whole.int8.judgement.within
+    assert not whole.choice.judgement.within
     assert any("outside the quality budget" in note for note in whole.notes)
-    assert found.int8.judgement.within
-    assert found.int8.judgement.quality.split == "feeds"
+    assert found.choice.judgement.within
+    assert found.choice.judgement.quality.split == "feeds"
     numbers = found.graph.history[-1].numbers
     assert numbers["operators"]["int8"] == {"MatMul": 1}
     (kept,) = found.graph.history[-1].config["keep_float"]
     assert kept in {node.name for node in found.graph.payload.graph.node}
-    assert json.loads(json.dumps(found.int8.document()))["tried"][0]["within"] is False
+    assert json.loads(json.dumps(found.choice.document()))["tried"][0]["within"] is False
 
 
 def test_where_any_ranges_do_the_closest_are_taken_and_all_layers_are_integer(options, workplace):
     found = graph_for_engine(workplace / "net.onnx", options(budget=Budget(least_sqnr_db=-100.0)))
 
     assert found.graph.history[-1].numbers["operators"]["int8"] == {"MatMul": 2}
-    assert [each.judgement.within for each in found.int8.attempts] == [True]
+    assert [each.judgement.within for each in found.choice.attempts] == [True]
     fixed = [
         graph_for_engine(workplace / "net.onnx", options(ranges=each))
         for each in ("minmax", "percentile-99.9", "mse")
@@ -67,11 +67,11 @@ def test_where_any_ranges_do_the_closest_are_taken_and_all_layers_are_integer(op
 def test_a_budget_out_of_reach_is_told_and_the_closest_is_given(options, workplace):
     found = graph_for_engine(workplace / "net.onnx", options(budget=Budget(least_sqnr_db=90.0)))
 
-    assert not found.int8.judgement.within
+    assert not found.choice.judgement.within
     (told,) = [note for note in found.notes if "outside the quality budget" in note]
     assert "--precision fp16" in told
-    values = [each.judgement.quality.value for each in found.int8.attempts]
-    assert onnx_bytes(found.graph) == onnx_bytes(found.int8.attempts[np.argmax(values)].graph)
+    values = [each.judgement.quality.value for each in found.choice.attempts]
+    assert onnx_bytes(found.graph) == onnx_bytes(found.choice.attempts[np.argmax(values)].graph)
 
 
 def test_layers_that_the_user_leaves_float_stay_float(options, workplace):

@@ -175,7 +175,9 @@ def _report_builds(
         for row in rows
     ]
     names = ["model", "precision", "s to build", "engine", "dB from the source", "built by"]
-    show_table("TensorRT engines, built and not run, INT8 with min-max ranges", names, shown)
+    show_table(
+        "TensorRT engines, built and not run, INT8 and FP8 with min-max ranges", names, shown
+    )
 
 
 def _measured(models: list[str], options: BenchOptions) -> BenchResult:

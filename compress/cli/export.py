@@ -14,9 +14,6 @@ from . import options as common
 
 __all__ = ["export"]
 
-PRECISIONS = ("fp32", "fp16", "int8")
-
-
 COMMON = {"model", "output", "json"}
 FEEDS = {"calibration", "feed", "shape", "seed"}
 
@@ -54,7 +51,9 @@ def export(
     ] = None,
     precision: Annotated[
         str | None,
-        typer.Option(help="trt: fp32, fp16, or int8 for layers with weights", show_default="fp16"),
+        typer.Option(
+            help="trt: fp32, fp16, or int8 or fp8 for layers with weights", show_default="fp16"
+        ),
     ] = None,
     device: Annotated[
         str, typer.Option(help="trt: portable, or a compute capability like sm_89")
@@ -72,7 +71,7 @@ def export(
     ranges: Annotated[
         str | None,
         typer.Option(
-            help="trt, int8: where an activation's range ends: minmax, percentile,"
+            help="trt, in 8 bits: where an activation's range ends: minmax, percentile,"
             " percentile-99.9, mse or entropy",
             show_default="by the quality, and with it the layers that stay float",
         ),
@@ -91,8 +90,9 @@ def export(
 
     An ONNX file appears only after the graph gave torch's numbers at two batch sizes and lengths.
     A TensorRT engine is built with tensorrt or tensorrt-rtx, the latter without any GPU; beside it
-    MODEL.engine.json tells what it is and where it runs. INT8 is judged as the graph that TensorRT
-    gets, in ONNX Runtime: ranges, and layers that stay float, are chosen to be within the budget.
+    MODEL.engine.json tells what it is and where it runs. INT8 and FP8 are judged as the graph that
+    TensorRT gets, in ONNX Runtime: ranges, and layers that stay float, are chosen to be within the
+    budget. FP8 runs on compute capability 8.9 and newer.
 
     Examples:
         aigc-compress export gan.pt -o gan.onnx
@@ -123,15 +123,15 @@ def export(
     if engine != "trt":
         raise UsageError(f"--engine {engine}: only trt has engines that are built beforehand.")
     trt = {"engine", "precision", "device", "profile", "keep_float"}
-    if precision == "int8":
+    if precision in ("fp8", "int8"):
         trt |= {"ranges", "max_drop", "min_sqnr", "samples", "evaluation"}
     common.refuse_others(context, {*COMMON, *FEEDS, *trt}, "--engine trt")
+    from aigc_compress.building import PRECISIONS, EngineOptions, parse_profiles
+    from aigc_compress.passes.quantize.config import RangeMethod
+
     precision = precision or "fp16"
     if precision not in PRECISIONS:
         raise UsageError(f"--precision must be one of {', '.join(PRECISIONS)}, not {precision}.")
-    from aigc_compress.building import EngineOptions, parse_profiles
-    from aigc_compress.passes.quantize.config import RangeMethod
-
     if ranges is not None and ranges not in get_args(RangeMethod):
         raise UsageError(f"--ranges must be one of {', '.join(get_args(RangeMethod))}.")
     options = EngineOptions(
@@ -213,11 +213,11 @@ def _build_engine(model: str, target: Path, options: Any, json: bool) -> None:
         return
     for note in built.notes:
         say(f"Note: {note}")
-    operators = card["operators"]
-    for kind in ("int8", "float") if card["precision"] == "int8" else ():
+    operators, precision = card["operators"], card["precision"]
+    for kind in (precision, "float") if precision in ("fp8", "int8") else ():
         told = ", ".join(f"{count} {op}" for op, count in operators[kind].items())
         if told:
-            say(f"{'In' if kind == 'int8' else 'Not in'} int8: {told}.")
+            say(f"{'Not in' if kind == 'float' else 'In'} {precision}: {told}.")
     if card["sparse_layers"]:
         layers = len(card["sparse_layers"])
         say(f"{layers} {'layer has' if layers == 1 else 'layers have'} 2:4 sparse weights.")

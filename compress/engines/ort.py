@@ -39,6 +39,8 @@ OWN_THREADS = {
 }
 WANTED = re.compile(rb"libnvinfer\.so\.\d+|nvinfer_\d+\.dll")  # in the provider's own library
 TENSORRT_LIBRARIES = "TensorRT of that version, on the path of shared libraries"
+# Of TensorProto.DataType, without importing onnx.
+FLOAT16, FLOAT8 = 10, {17, 18, 19, 20}
 ASSIGNMENT = "session.record_ep_graph_assignment_info"
 
 
@@ -57,9 +59,8 @@ class OrtSession:
     ) -> None:
         source = str(model) if isinstance(model, Path) else model.payload.SerializeToString()
         options = session_options(threads)
-        if isinstance(model, Artifact) and _has_half_recurrence(model.payload):
-            level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_EXTENDED
-            options.graph_optimization_level = level
+        if isinstance(model, Artifact):
+            options.graph_optimization_level = _sound_level(model.payload)
         if provider == CPU:
             self._session = create_session(source, options)
         else:
@@ -212,8 +213,10 @@ def _create_session_on(
     """
     onnxruntime.set_default_logger_severity(4)  # what fails is raised
     options.add_session_config_entry(ASSIGNMENT, "1")
-    # What lies above is blocked layouts, which are for the CPU alone, and break float16 there.
-    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_EXTENDED
+    levels = onnxruntime.GraphOptimizationLevel
+    if options.graph_optimization_level == levels.ORT_ENABLE_ALL:
+        # What lies above is blocked layouts, which are for the CPU alone, and break float16 there.
+        options.graph_optimization_level = levels.ORT_ENABLE_EXTENDED
     wanted: list[Any] = [(provider, dict(settings)), CPU]
     try:
         with warnings.catch_warnings():
@@ -231,13 +234,19 @@ def _create_session_on(
     return session
 
 
-def _has_half_recurrence(model: ModelProto) -> bool:
-    """Whether blocked layouts must stay off: looking for them with one ends the process (1.32)."""
-    half = 10  # TensorProto.FLOAT16, without importing onnx
-    recurrent = {"GRU", "LSTM", "RNN"}
-    return any(node.op_type in recurrent for node in model.graph.node) and any(
-        tensor.data_type == half for tensor in model.graph.initializer
-    )
+def _sound_level(model: ModelProto) -> onnxruntime.GraphOptimizationLevel:
+    """Return how far ONNX Runtime (1.32) optimizes this graph without breaking it.
+
+    Before FP8 it drops a Relu, as it may before uint8, whose zero is the lowest value; and looking
+    for blocked layouts with an LSTM of float16 ends the process.
+    """
+    levels = onnxruntime.GraphOptimizationLevel
+    types = {tensor.data_type for tensor in model.graph.initializer}
+    if types & FLOAT8:
+        return levels.ORT_DISABLE_ALL
+    is_recurrent = any(node.op_type in ("GRU", "LSTM", "RNN") for node in model.graph.node)
+    half = FLOAT16 in types and is_recurrent
+    return levels.ORT_ENABLE_EXTENDED if half else levels.ORT_ENABLE_ALL
 
 
 def _left_to_cpu(session: onnxruntime.InferenceSession, provider: str) -> tuple[str, ...]:

@@ -102,15 +102,20 @@ def with_node_names(model: ModelProto) -> ModelProto:
     return named
 
 
-def count_operators(model: ModelProto) -> dict[str, dict[str, int]]:
-    """Return how many costly operators stand between int8 tensors and how many do not, by type."""
+def count_operators(model: ModelProto, *, kind: str = "int8") -> dict[str, dict[str, int]]:
+    """Return how many costly operators read quantized tensors and how many do not, by type.
+
+    Args:
+        model: with Q/DQ.
+        kind: what the quantized ones are called.
+    """
     makers = {name: node for node in model.graph.node for name in node.output}
-    counts: dict[str, Counter[str]] = {"int8": Counter(), "float": Counter()}
+    counts: dict[str, Counter[str]] = {kind: Counter(), "float": Counter()}
     for node in model.graph.node:
         if node.op_type in COSTLY:
-            is_int8 = all(_is_dequantized(name, makers) for name in node.input[:2])
-            counts["int8" if is_int8 else "float"][node.op_type] += 1
-    return {kind: dict(sorted(found.items())) for kind, found in counts.items()}
+            is_quantized = all(_is_dequantized(name, makers) for name in node.input[:2])
+            counts[kind if is_quantized else "float"][node.op_type] += 1
+    return {name: dict(sorted(found.items())) for name, found in counts.items()}
 
 
 def _is_dequantized(name: str, makers: dict[str, NodeProto]) -> bool:

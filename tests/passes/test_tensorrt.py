@@ -2,15 +2,19 @@
 
 import numpy as np
 import onnx
+import onnx.version_converter
+import onnxruntime
 import pytest
 import torch
 from onnx import TensorProto, numpy_helper
 from torch import nn
 
 from aigc_compress.artifact import Artifact
+from aigc_compress.closeness import sqnr_db
+from aigc_compress.engines.ort import OrtSession
 from aigc_compress.errors import PassError
 from aigc_compress.passes import PASSES, Context, ExportConfig, TensorRtConfig
-from aigc_compress.passes.tensorrt import lint
+from aigc_compress.passes.tensorrt import PRECISIONS, lint
 from aigc_compress.pipeline import run_passes
 
 
@@ -65,7 +69,9 @@ def made(name, **settings):
 
 
 @pytest.mark.parametrize("name", NETS)
-@pytest.mark.parametrize(("precision", "least_db"), [("fp32", 100), ("fp16", 50), ("int8", 20)])
+@pytest.mark.parametrize(
+    ("precision", "least_db"), [("fp32", 100), ("fp16", 50), ("fp8", 20), ("int8", 20)]
+)
 def test_a_graph_is_legal_and_close(name, precision, least_db):
     artifact = made(name, precision=precision)
     assert lint(artifact.payload) == []
@@ -73,12 +79,54 @@ def test_a_graph_is_legal_and_close(name, precision, least_db):
     numbers = artifact.history[-1].numbers
     assert numbers["sqnr_db"] > least_db
     counted = numbers["operators"]
-    if precision != "int8":
+    if precision in ("fp32", "fp16"):
         assert counted["int8"] == {}
     elif name == "residual":
-        assert counted == {"int8": {"Conv": 3, "ConvTranspose": 2, "Gemm": 1}, "float": {}}
+        assert counted == {precision: {"Conv": 3, "ConvTranspose": 2, "Gemm": 1}, "float": {}}
     else:
-        assert counted == {"int8": {"MatMul": 1}, "float": {"LSTM": 1}}
+        assert counted == {precision: {"MatMul": 1}, "float": {"LSTM": 1}}
+
+
+def test_fp8_stands_where_int8_stood_with_scales_that_take_the_largest_weight_to_448():
+    floats, integer, fp8 = (
+        made("residual", precision=each).payload for each in ("fp32", "int8", "fp8")
+    )
+    assert [node.op_type for node in fp8.graph.node] == [n.op_type for n in integer.graph.node]
+    tables = {each.name: numpy_helper.to_array(each) for each in fp8.graph.initializer}
+    weights = {each.name: numpy_helper.to_array(each) for each in floats.graph.initializer}
+    borders = [
+        node for node in fp8.graph.node if node.op_type in ("QuantizeLinear", "DequantizeLinear")
+    ]
+    assert {tables[node.input[2]].dtype.name for node in borders} == {"float8_e4m3fn"}
+    for node in (each for each in borders if each.input[0] in tables):
+        values = tables[node.input[0]].astype(np.float32)
+        weight = weights[node.input[0].removesuffix("_quantized")]
+        scale = tables[node.input[1]]
+        if scale.ndim:
+            axis = next(a.i for a in node.attribute if a.name == "axis")
+            scale = scale.reshape([-1 if place == axis else 1 for place in range(weight.ndim)])
+        assert 416 <= np.abs(values).max() <= 448
+        error = np.abs(values * scale - weight)  # half a step of a mantissa of 3 bits
+        assert (error <= np.maximum(np.abs(weight) / 16, scale * 2.0**-10) * 1.001).all()
+
+
+@pytest.mark.parametrize("precision", ["fp8", "int8"])
+def test_onnx_runtime_computes_the_graph_as_it_is_written(precision):
+    artifact = made("residual", precision=precision)
+    x = np.random.default_rng(1).normal(size=(2, 3, 12, 12)).astype(np.float32)
+    options = onnxruntime.SessionOptions()
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+    plain = onnxruntime.InferenceSession(artifact.payload.SerializeToString(), options)
+    (written,) = plain.run(None, {"x": x})
+    (run,) = OrtSession(artifact, threads=1).run({"x": x}).values()
+    assert sqnr_db(written, run) > 40
+
+
+def test_fp8_needs_an_opset_that_knows_it():
+    graph, context = exported("residual")
+    old = onnx.version_converter.convert_version(graph.payload, 18)
+    with pytest.raises(PassError, match="FP8 needs opset 19, and this graph has 18"):
+        PASSES["tensorrt"].run(Artifact("onnx", old), TensorRtConfig(precision="fp8"), context)
 
 
 def test_a_residual_sum_reads_the_integers_of_the_branch_that_has_them():
@@ -147,7 +195,7 @@ def test_a_graph_that_tensorrt_would_refuse_is_told_before_it_is_asked():
 
 @pytest.mark.tensorrt
 @pytest.mark.parametrize("name", NETS)
-@pytest.mark.parametrize("precision", ["fp32", "fp16", "int8"])
+@pytest.mark.parametrize("precision", PRECISIONS)
 def test_tensorrt_builds_it(name, precision):
     pytest.importorskip("tensorrt_rtx", reason="needs tensorrt-rtx, which builds without a GPU")
     from aigc_compress.engines.trt import build_engine

@@ -1,11 +1,14 @@
 """TensorRT: which graphs it takes, and how one becomes such a graph."""
 
-from .legal import LAYERS, Precision, TensorRtConfig, TensorRtPass
+from .float8 import OLDEST_OPSET
+from .legal import LAYERS, PRECISIONS, Precision, TensorRtConfig, TensorRtPass
 from .linter import Finding, lint
 from .sparse import sparse_layers
 
 __all__ = [
     "LAYERS",
+    "OLDEST_OPSET",
+    "PRECISIONS",
     "Finding",
     "Precision",
     "TensorRtConfig",
