@@ -91,6 +91,12 @@ class Artifact:
     source_sha256: str | None = None
     companions: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
+    @property
+    def counted(self) -> Mapping[str, Any]:
+        """The numbers of the last step that counted integer and float operators; else empty."""
+        told = [step.numbers for step in self.history if "operators" in step.numbers]
+        return told[-1] if told else {}
+
     def then(self, payload: Any, step: Step, *, stage: Literal["torch", "onnx"]) -> Artifact:
         """Return the artifact that `step` made of this one."""
         return replace(self, stage=stage, payload=payload, history=(*self.history, step))

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import product
 from pathlib import Path
-from typing import Any, cast
+from typing import cast
 
 from aigc_compress.bench.counting import count_costs, total_cost
 from aigc_compress.bench.latency import Contestant, LatencyPlan, run_contest
@@ -28,6 +28,7 @@ from .errors import AigcCompressError, UsageError
 from .loading import load_artifact, resolve_source
 from .machine import describe_machine
 from .packed import is_packed
+from .passes.operators import BORDERS, all_nodes, is_integer
 from .quantizing import QuantizeOptions, quantize
 from .task import Feeds, OnStep
 from .workload import TaskWorkload, Workload, make_workload
@@ -50,7 +51,11 @@ class _Entry:
 
     @property
     def is_quantized(self) -> bool:
-        return any(step.name == "quantize" for step in self.source.history)
+        """Whether integers stand in it, whoever wrote them."""
+        return self.source.stage == "onnx" and any(
+            node.op_type in BORDERS or is_integer(node.op_type)
+            for node in all_nodes(self.source.payload.graph)
+        )
 
 
 @dataclass(frozen=True)
@@ -362,16 +367,10 @@ def _time(
             speedup=contest.speedup(-1 if is_baseline else index),
             control=contest.timings[-1] if is_baseline else None,
             ended=contest.reason,
-            operators=_operators(run.artifact),
+            operators=run.artifact.counted.get("operators"),
         )
         rows.append(_with_costs(row, run.entry, feeds[index], options))
     return rows
-
-
-def _operators(artifact: Artifact) -> Mapping[str, Any] | None:
-    """Return what the quantize pass told about operators, if it was one of the steps."""
-    told = [step.numbers.get("operators") for step in artifact.history if step.name == "quantize"]
-    return told[-1] if told else None
 
 
 def _with_costs(row: Row, entry: _Entry, feeds: Feeds, options: BenchOptions) -> Row:

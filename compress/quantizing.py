@@ -116,9 +116,8 @@ class QuantizeResult:
 
     @property
     def numbers(self) -> dict[str, Any]:
-        """Return what the quantize pass told, scheme and operators; empty where FP32 is shipped."""
-        told = [step.numbers for step in self.artifact.history if "operators" in step.numbers]
-        return dict(told[-1]) if told else {}
+        """Return what the pass that wrote INT8 told of it; empty where FP32 is shipped."""
+        return dict(self.artifact.counted)
 
     def document(self) -> dict[str, Any]:
         """Return the result as one JSON document."""
@@ -127,7 +126,10 @@ class QuantizeResult:
             "output": str(self.output),
             **self.evidence(),
             "scheme": self.numbers.get("scheme", {}),
-            "operators": self.numbers.get("operators", {"int8": {}, "float": {}, "reasons": {}}),
+            "operators": {
+                **{"int8": {}, "float": {}, "reasons": {}},
+                **self.numbers.get("operators", {}),
+            },
             "nodes": [each.document() for each in self.nodes],
             "notes": list(self.notes),
         }

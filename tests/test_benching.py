@@ -3,12 +3,17 @@ from conftest import tiny_checkpoint
 
 from aigc_compress import benching
 from aigc_compress.api import export
+from aigc_compress.artifact import save_onnx
 from aigc_compress.bench.latency import LatencyPlan
 from aigc_compress.bench_result import BenchOptions
 from aigc_compress.benching import bench_models, workspace_sources
 from aigc_compress.checkpoint import write_checkpoint
 from aigc_compress.engines import ENGINES, Availability
 from aigc_compress.errors import UsageError
+from aigc_compress.loading import load_artifact
+from aigc_compress.passes import Context, FoldConfig, OpenVinoConfig
+from aigc_compress.pipeline import run_passes
+from aigc_compress.workload import FeedOptions, make_workload
 
 QUICK = LatencyPlan(processes=2, blocks=2, block_ms=1.0, warmup_ms=1.0)
 
@@ -46,6 +51,19 @@ def test_every_size_gets_its_rows_and_every_row_its_quality_and_limit(models):
     assert document["rows"][0]["quality"]["samples"] == 100
     assert len(document["rows"][0]["blocks_ms"]) == QUICK.processes
     assert document["trust"]["foreign_cores"] >= 0
+
+
+def test_int8_of_any_pass_is_no_baseline_and_shows_its_operators(models):
+    graph = load_artifact(models / "cnn.onnx")
+    workload = make_workload(graph, FeedOptions())
+    context = Context(workload.check_feeds(), workload.calibration(seed=0)[:8])
+    quantized = run_passes(graph, [("fold", FoldConfig()), ("openvino", OpenVinoConfig())], context)
+    save_onnx(quantized, models / "a.onnx")
+    result = bench_models(["a.onnx", "cnn.onnx"], options(measures_quality=False))
+    told = {row.model: row for row in result.rows}
+    assert told["cnn.onnx"].is_baseline
+    assert told["a.onnx"].operators["int8"]["Conv"] > 0
+    assert told["cnn.onnx"].operators is None
 
 
 def test_models_of_other_tasks_form_groups_of_their_own(models):
