@@ -92,16 +92,28 @@ class Cache:
         self, before: Artifact, about: Sequence[Any], make: Callable[[], Artifact]
     ) -> Artifact:
         """Return the ONNX artifact that was made of `before` in this way, or make and keep it."""
+        known = self.known_artifact(before, about)
+        if known is not None:
+            return known
+        made = make()
+        self.keep_artifact(before, about, made)
+        return made
+
+    def known_artifact(self, before: Artifact, about: Sequence[Any]) -> Artifact | None:
+        """Return the ONNX artifact that was made of `before` in this way, or None."""
         name = _key([digest(before), about])
         try:
             model, steps = self._read(f"{name}.onnx"), json.loads(self._read(f"{name}.json"))
             return _restored(before, model, steps)
         except UNREADABLE:
-            made = make()
+            return None
+
+    def keep_artifact(self, before: Artifact, about: Sequence[Any], made: Artifact) -> None:
+        """Keep what was made of `before` in this way."""
+        name = _key([digest(before), about])
         steps = [asdict(step) for step in made.history[len(before.history) :]]
         self._write(f"{name}.onnx", made.payload.SerializeToString())
         self._write(f"{name}.json", json.dumps(steps).encode())
-        return made
 
     def _read(self, name: str) -> bytes:
         if self._folder is None or not (self._reads or name in self._own):

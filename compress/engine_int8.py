@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -28,7 +28,19 @@ from .pipeline import run_passes
 from .task import Quality, Runner, Split
 from .workload import Workload
 
-__all__ = ["Attempt", "Int8Choice", "Int8Config", "Int8Judge", "choose_int8", "search_int8"]
+__all__ = [
+    "INT8_PASSES",
+    "Attempt",
+    "Found",
+    "Int8Choice",
+    "Int8Config",
+    "Int8Judge",
+    "Judge",
+    "choose_int8",
+    "search_int8",
+]
+
+Judge = Callable[[Artifact, Split], Judgement]
 
 Int8Config = TensorRtConfig | OpenVinoConfig
 # The pass that writes INT8 with settings of this type, and the operators that it makes integer.
@@ -36,6 +48,7 @@ WRITERS: Mapping[type[Int8Config], tuple[str, tuple[str, ...]]] = {
     TensorRtConfig: ("tensorrt", for_tensorrt.LAYERS),
     OpenVinoConfig: ("openvino", for_openvino.LAYERS),
 }
+INT8_PASSES = tuple(name for name, _ in WRITERS.values())
 MOST_DROPPED = 8  # layers that are tried to be on integers again after all
 METHODS: tuple[RangeMethod, ...] = (
     *("minmax", "percentile-99.999", "percentile-99.99", "percentile-99.9", "mse", "entropy"),
@@ -103,7 +116,7 @@ class Int8Judge:
         self._reference = _runner(folded)
         self._baselines: dict[Split, Quality] = {}
 
-    def judge(self, graph: Artifact, split: Split) -> Judgement:
+    def __call__(self, graph: Artifact, split: Split) -> Judgement:
         """Return a graph's quality on a split beside FP32's."""
         if self._workload.has_baseline_quality and split not in self._baselines:
             self._baselines[split] = self._quality(self._reference, split)
@@ -123,7 +136,7 @@ class Int8Judge:
 
 
 def choose_int8(
-    folded: Artifact, config: TensorRtConfig, context: Context, judge: Int8Judge, *, searches: bool
+    folded: Artifact, config: TensorRtConfig, context: Context, judge: Judge, *, searches: bool
 ) -> Int8Choice:
     """Return the INT8 graph for TensorRT.
 
@@ -139,33 +152,66 @@ def choose_int8(
     """
     if not searches:
         graph = _made(folded, config, context)
-        return Int8Choice(graph, judge.judge(graph, "test"), ())
-    best, attempts = search_int8(folded, config, context, judge)
-    return Int8Choice(best.graph, judge.judge(best.graph, "test"), attempts)
+        return Int8Choice(graph, judge(graph, "test"), ())
+    found = search_int8(folded, config, context, judge)
+    return Int8Choice(found.best.graph, judge(found.best.graph, "test"), found.attempts)
+
+
+@dataclass(frozen=True)
+class Found:
+    """What a search came to.
+
+    Attributes:
+        best: the attempt within the budget with the fewest float layers, else the closest.
+        attempts: all, in order.
+        was_cut: whether the time was up before everything was tried.
+    """
+
+    best: Attempt
+    attempts: tuple[Attempt, ...]
+    was_cut: bool
 
 
 def search_int8(
-    folded: Artifact, config: Int8Config, context: Context, judge: Int8Judge
-) -> tuple[Attempt, tuple[Attempt, ...]]:
-    """Return the attempt within the budget with the fewest float layers, else the closest; and all.
+    folded: Artifact,
+    config: Int8Config,
+    context: Context,
+    judge: Judge,
+    *,
+    is_late: Callable[[], bool] = lambda: False,
+) -> Found:
+    """Choose ranges and float layers on validation data.
+
+    Args:
+        folded: the FP32 graph.
+        config: what the user asked for.
+        context: feeds and calibration.
+        judge: tells what is within the budget.
+        is_late: whether the time is up; one attempt is made in any case.
 
     Raises:
         PassError: the graph cannot be brought to INT8.
     """
-    search = _Search(folded, config, context, judge)
+    search = _Search(folded, config, context, judge, is_late)
     search.try_ranges()
     if not search.is_within:
         search.try_float_layers()
-    return search.best, (*search.attempts,)
+    return Found(search.best, (*search.attempts,), search.was_cut)
 
 
 class _Search:
     """Attempts so far, and how to make the next."""
 
     def __init__(
-        self, folded: Artifact, config: Int8Config, context: Context, judge: Int8Judge
+        self,
+        folded: Artifact,
+        config: Int8Config,
+        context: Context,
+        judge: Judge,
+        is_late: Callable[[], bool],
     ) -> None:
         self._folded, self._config, self._context, self._judge = folded, config, context, judge
+        self._is_late, self.was_cut = is_late, False
         self.attempts: list[Attempt] = []
 
     @property
@@ -184,30 +230,38 @@ class _Search:
         configs = [self._config.model_copy(update={"ranges": each}) for each in METHODS]
         made = [(each, _made(self._folded, each, self._context)) for each in configs]
         for config, graph in sorted(made, key=lambda each: -_sqnr_db(each[1])):
-            if self._try(config, graph):
+            if self._must_end() or self._try(config, graph):
                 return
 
     def try_float_layers(self) -> None:
         """Find by bisection how many of the most harmful layers to leave float, then which not."""
         config = max(self.attempts, key=_closeness).config
+        if self._must_end():
+            return
         harmful = _most_harmful_first(self._folded, config, self._context)
         too_few, enough = 0, len(harmful)
-        while enough - too_few > 1:
+        while enough - too_few > 1 and not self._must_end():
             count = (too_few + enough) // 2
             is_within = self._try_float(config, harmful[:count])
             too_few, enough = (too_few, count) if is_within else (count, enough)
         kept = list(harmful[:enough]) if self.is_within else []
         for name in kept[-2 : -2 - MOST_DROPPED : -1]:  # without the last it was outside
             fewer = [each for each in kept if each != name]
+            if self._must_end():
+                return
             if fewer and self._try_float(config, fewer):
                 kept = fewer
+
+    def _must_end(self) -> bool:
+        self.was_cut = self.was_cut or (bool(self.attempts) and self._is_late())
+        return self.was_cut
 
     def _try_float(self, config: Int8Config, layers: Sequence[str]) -> bool:
         kept = config.model_copy(update={"keep_float": (*config.keep_float, *layers)})
         return self._try(kept, _made(self._folded, kept, self._context))
 
     def _try(self, config: Int8Config, graph: Artifact) -> bool:
-        judgement = self._judge.judge(graph, "validation")
+        judgement = self._judge(graph, "validation")
         self.attempts.append(Attempt(config, graph, judgement))
         return judgement.within
 

@@ -214,6 +214,15 @@ class Gate:
                 return self._by_name[found.name], found
         return None
 
+    def judge(self, candidate: Candidate, split: Split) -> Judgement:
+        """Return a candidate's quality beside that of FP32, which is measured once per split."""
+        has_own = self._workload.has_baseline_quality
+        if has_own and split not in self._known:
+            self._known[split] = self._quality(self._baseline, split)
+        is_reference = candidate is self._baseline and has_own
+        quality = self._known[split] if is_reference else self._quality(candidate, split)
+        return judge_quality(quality, self._known.get(split), self._options.budget)
+
     def decide(self) -> Gated:
         """Return the fastest candidate that may be shipped, else the baseline."""
         self._judge_fastest(FINALISTS)
@@ -296,7 +305,7 @@ class Gate:
 
     def _validated(self, finding: Finding, candidate: Candidate) -> Finding:
         try:
-            judgement = self._judge(candidate, "validation")
+            judgement = self.judge(candidate, "validation")
         except (InputFileError, StoppedError):  # no candidate is to blame
             raise
         except AigcCompressError as error:
@@ -304,15 +313,6 @@ class Gate:
         reason = "" if judgement.within else f"outside the budget: {_told(judgement)}"
         is_outside = not judgement.within
         return replace(finding, validation=judgement, reason=reason, is_outside=is_outside)
-
-    def _judge(self, candidate: Candidate, split: Split) -> Judgement:
-        """Return the quality beside that of FP32, which is measured once per split."""
-        has_own = self._workload.has_baseline_quality
-        if has_own and split not in self._known:
-            self._known[split] = self._quality(self._baseline, split)
-        is_reference = candidate is self._baseline and has_own
-        quality = self._known[split] if is_reference else self._quality(candidate, split)
-        return judge_quality(quality, self._known.get(split), self._options.budget)
 
     def _quality(self, candidate: Candidate, split: Split) -> Quality:
         """Measure; details cost time, and are for the report, which is on test data."""
@@ -374,7 +374,7 @@ class Gate:
             if finding.speedup.low <= self._options.least_speedup:
                 findings[index] = replace(finding, reason=_not_faster(finding, self._options))
                 continue
-            judgement = self._judge(by_name[finding.name], "test")
+            judgement = self.judge(by_name[finding.name], "test")
             if not judgement.within:
                 reason = f"outside the budget on test data: {_told(judgement)}"
                 findings[index] = replace(finding, reason=reason)
@@ -405,7 +405,7 @@ class Gate:
                 continue
             if finding.size_bytes is None or finding.size_bytes > most_bytes:
                 continue
-            judgement = self._judge(by_name[finding.name], "test")
+            judgement = self.judge(by_name[finding.name], "test")
             if judgement.within:
                 told = [replace(each, reason="") if each is finding else each for each in findings]
                 place, winner = places[finding.name], by_name[finding.name]
@@ -413,7 +413,7 @@ class Gate:
         return None
 
     def _fallback(self, findings: list[Finding], contest: Contest, places: dict[str, int]) -> Gated:
-        judgement = self._judge(self._baseline, "test")
+        judgement = self.judge(self._baseline, "test")
         one = contest.speedup(1) if not places else RatioInterval(1.0, 1.0, 1.0)
         return Gated(self._baseline, True, contest, one, judgement, (*findings,), 0)
 

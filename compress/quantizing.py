@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from itertools import chain
 from pathlib import Path
@@ -17,31 +17,22 @@ from .artifact import Artifact, Step, graph_tensors, save_onnx
 from .budget import LEAST_SQNR_DB, Budget, Judgement
 from .cache import Cache, CachedMeter, cache_root, digest, digest_feeds
 from .candidates import Maker, Search
-from .engine_int8 import Int8Judge
-from .engines import ENGINES, check_feeds, get_engine
-from .errors import (
-    NotOnThisMachineError,
-    PassError,
-    StoppedError,
-    UsageError,
-    first_line,
-    unknown_name,
-)
+from .engine_candidates import AUTO_ENGINES, EngineCandidates, engine_notes, other_engines
+from .engines import check_feeds
+from .errors import PassError, StoppedError, first_line, unknown_name
 from .gate import FIRST_ENGINE, Candidate, Finding, Gate, Gated, GateOptions
 from .loading import load_artifact
 from .machine import machine_scheme
-from .native import native_candidate
 from .passes import Context, Mode
 from .passes.saturation import find_saturation
 from .schemes import SCHEMES, Scheme
 from .storage import digest_file
-from .task import Feeds, OnStep, quiet
+from .task import Feeds, OnStep, Split, quiet
 from .why_not import NodeReport, choice_of, why_not
 from .workload import FeedOptions, Workload, make_workload
 
 __all__ = ["QuantizeOptions", "QuantizeResult", "quantize"]
 
-AUTO_ENGINES = "auto"
 MARGIN_DB = 1.5
 NAMED_LAYERS = 3
 TASK_STEPS_DB = (5.0, 10.0, 15.0)
@@ -180,7 +171,7 @@ def quantize(
         StoppedError: Ctrl-C came; the message says what was written.
     """
     options = options or QuantizeOptions()
-    others, missing = _other_engines(options.engines)
+    others, missing = other_engines(options.engines)
     require_output(output, source)
     artifact = load_artifact(source)
     workload = make_workload(artifact, options.feeds)
@@ -230,7 +221,16 @@ class _Quantization:
             on_step=on_step,
         )
         self._best: Finding | None = None
-        self._judge: Int8Judge | None = None  # for the other engines
+        self._others = EngineCandidates(
+            options.engines,
+            baseline,
+            context,
+            feeds,
+            judge=self._judged,
+            scheme=_scheme(options),
+            cache=self._cache,
+            is_late=self._maker.is_late,
+        )
         self._is_elsewhere = is_elsewhere
 
     def run(self) -> QuantizeResult:
@@ -240,7 +240,7 @@ class _Quantization:
                 if not self._is_elsewhere:
                     self._keep_best()
             if self._options.engines:
-                others = self._on_other_engines()
+                others = [*self._others.made(self._gate.in_the_race)]
                 if self._is_elsewhere:
                     self._gate.withdraw(FIRST_ENGINE, "not on an engine that was asked for")
                 self._gate.admit(others)
@@ -249,43 +249,8 @@ class _Quantization:
         except KeyboardInterrupt as error:
             raise StoppedError(self._told_when_stopped()) from error
 
-    def _on_other_engines(self) -> list[Candidate]:
-        """Return FP32 and what is in the race on every other engine, and INT8 as that wants it."""
-        graphs = [Candidate("FP32", self._baseline), *self._gate.in_the_race]
-        found = [self._on(engine, each) for engine in self._options.engines for each in graphs]
-        return [*found, *chain.from_iterable(map(self._native_on, self._options.engines))]
-
-    def _native_on(self, engine: str) -> list[Candidate]:
-        if self._maker.is_late():
-            return [Candidate(f"INT8 for {engine}", failure="the time was up", engine=engine)]
-        if self._judge is None:
-            self._judge = Int8Judge(
-                self._baseline,
-                self._workload,
-                self._context,
-                budget=self._options.budget,
-                samples=self._options.samples,
-            )
-        made = native_candidate(
-            engine,
-            self._baseline,
-            self._judge,
-            self._context,
-            scheme=_scheme(self._options),
-            cache=self._cache,
-        )
-        if made is None:
-            return []
-        return [self._on(engine, made) if made.artifact else made]
-
-    def _on(self, engine: str, candidate: Candidate) -> Candidate:
-        name = f"{candidate.name} on {engine}"
-        artifact = cast(Artifact, candidate.artifact)
-        try:
-            get_engine(engine).load(artifact, threads=1).run(self._feeds)
-        except (NotOnThisMachineError, PassError) as error:
-            return Candidate(name, failure=first_line(error), engine=engine)
-        return replace(candidate, name=name, engine=engine)
+    def _judged(self, graph: Artifact, split: Split) -> Judgement:
+        return self._gate.judge(Candidate("", graph), split)
 
     def _keep_best(self) -> None:
         """Write the best so far, with evidence that says that the search has not ended."""
@@ -318,7 +283,7 @@ class _Quantization:
             *_given_up(winner),
             *_elsewhere(winner, self._options),
             *self._notes(),
-            *_engine_notes(gated.winner),
+            *engine_notes(gated.winner),
         )
         threads = self._options.plan.threads
         result = QuantizeResult(winner, self._output, gated, sizes, notes, threads)
@@ -418,43 +383,6 @@ def _elsewhere(winner: Artifact, options: QuantizeOptions) -> list[str]:
             f"On x86 without VNNI the sums of {', '.join(few)}{more} can saturate, which changes"
             " results: --isa avx2 makes a file that is right there too."
         )
-    return notes
-
-
-def _other_engines(names: Sequence[str]) -> tuple[tuple[str, ...], list[str]]:
-    """Return the engines that compete with ONNX Runtime, and what is to be said of the missing.
-
-    Raises:
-        UsageError: there is no engine of that name, or it does not run ONNX files.
-        NotOnThisMachineError: one that was named cannot run here.
-    """
-    if names != (AUTO_ENGINES,):
-        for name in names:
-            if get_engine(name).stage != "onnx":
-                raise UsageError(f"{name} runs no ONNX files: name another --engine.")
-        return tuple(name for name in dict.fromkeys(names) if name != FIRST_ENGINE), []
-    rivals = [  # for latency, as single calls are what is timed
-        name
-        for name, each in ENGINES.items()
-        if each.stage == "onnx" and not name.endswith("-throughput")
-    ]
-    found = {name: ENGINES[name].availability() for name in rivals if name != FIRST_ENGINE}
-    present = tuple(name for name, each in found.items() if each.is_available)
-    absent = ", ".join(name for name in found if name not in present)
-    return present, [f"Engines that are not here did not compete: {absent} (see doctor)."]
-
-
-def _engine_notes(winner: Candidate) -> list[str]:
-    if winner.engine == FIRST_ENGINE:
-        return []
-    notes = [
-        f"The file is for {winner.engine}: its speed and quality were measured there. Its nodes are"
-        " explained for ONNX Runtime alone."
-    ]
-    for step in cast(Artifact, winner.artifact).history:
-        if step.name in ("openvino", "tensorrt") and step.config["keep_float"]:
-            kept = ", ".join(step.config["keep_float"])
-            notes.append(f"Left float, so that the quality stays within the budget: {kept}.")
     return notes
 
 

@@ -92,8 +92,21 @@ def test_for_openvino_the_layer_that_breaks_the_budget_stays_float_too(options, 
     workload = make_workload(artifact, options().feeds)
     context = Context(workload.check_feeds(), workload.calibration(seed=0))
     judge = Int8Judge(artifact, workload, context)
-    best, attempts = search_int8(artifact, OpenVinoConfig(), context, judge)
+    found = search_int8(artifact, OpenVinoConfig(), context, judge)
+    best, attempts = found.best, found.attempts
     assert not attempts[0].judgement.within
     assert best.judgement.within
     assert best.graph.history[-1].name == "openvino"
     assert best.graph.history[-1].numbers["operators"]["int8"] == {"MatMul": 1}
+
+
+def test_a_search_that_is_late_ends_with_the_best_so_far(options, workplace):
+    artifact = load_artifact(workplace / "net.onnx")
+    workload = make_workload(artifact, options().feeds)
+    context = Context(workload.check_feeds(), workload.calibration(seed=0))
+    judge = Int8Judge(artifact, workload, context)
+    found = search_int8(artifact, OpenVinoConfig(), context, judge, is_late=lambda: True)
+    assert found.was_cut
+    assert [each is found.best for each in found.attempts] == [True]
+    ended = search_int8(artifact, OpenVinoConfig(), context, judge, is_late=lambda: False)
+    assert not ended.was_cut

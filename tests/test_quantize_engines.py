@@ -84,4 +84,4 @@ def test_where_one_engine_is_named_the_answer_is_not_for_another(cnn_pt, workpla
 def test_when_the_time_is_up_no_search_begins_for_another_engine(cnn_pt, workplace):
     result = quantize(cnn_pt, workplace / "cnn.onnx", asked("openvino", most_minutes=0.0))
     told = {each.name: each.reason for each in result.gated.findings}
-    assert told["INT8 for openvino"] == "the time was up"
+    assert told["INT8 for openvino on openvino"] == "the time was up"
