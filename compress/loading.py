@@ -52,6 +52,11 @@ def load_artifact(source: str | Path) -> Artifact:
         raise InputFileError(
             f"There is no file {path}, and no shipped model of that name ({', '.join(SHIPPED)})."
         )
+    if path.suffix == ".engine":
+        raise InputFileError(
+            f"{path} is an engine already. Name the model that it was built of; bench builds its"
+            " engine anew with --engine trt. `doctor` tells whether this one runs here."
+        )
     raise InputFileError(
         f"{path} is neither .pt nor .onnx (nor .onnx.xz). Export your model to ONNX first."
     )

@@ -187,6 +187,7 @@ def test_export_and_doctor(run_cli, refuse, net, workplace):
     refuse("export", "gan.pt", "--profile", "z=1,4:1,4:1,4", code=2)
     refuse("doctor", "net.onnx", "--engine", "ort", code=2)
     refuse("doctor", "nowhere.engine", code=2)
+    refuse("bench", "gan.engine", code=2)
 
 
 def test_bench_builds_without_running(run_cli, refuse, net):
