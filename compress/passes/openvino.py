@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections import Counter
 
-from onnx import ModelProto, NodeProto
+from onnx import GraphProto, ModelProto, NodeProto
 from pydantic import BaseModel, ConfigDict, Field
 
 from aigc_compress.artifact import Artifact, Step
@@ -107,11 +107,9 @@ def move_activations(model: ModelProto) -> tuple[ModelProto, int]:
     """
     changed = with_node_names(model)
     graph, stem, count = changed.graph, free_stem(changed), 0
-    for node in [*graph.node]:
-        makers = {name: each for each in graph.node for name in each.output}
-        readers = Counter(name for each in all_nodes(graph) for name in each.input)
-        readers.update(each.name for each in graph.output)
-        if node.op_type not in FUNCTIONS or node.domain or node.input[0] not in makers:
+    makers, readers = _makers_and_readers(graph)
+    for node in [each for each in graph.node if each.op_type in FUNCTIONS and not each.domain]:
+        if node.input[0] not in makers:
             continue
         path = _moves_between(makers[node.input[0]], makers, readers)
         if not path:
@@ -133,7 +131,16 @@ def move_activations(model: ModelProto) -> tuple[ModelProto, int]:
             each.output[0] = target if each.output[0] == source else each.output[0]
         graph.node.remove(node)
         _forget_shapes(changed, inside)
+        makers, readers = _makers_and_readers(graph)
     return (sorted_nodes(changed), count) if count else (model, 0)
+
+
+def _makers_and_readers(graph: GraphProto) -> tuple[dict[str, NodeProto], Counter[str]]:
+    """Return who makes each value of a graph, and how many read it, the caller too."""
+    makers = {name: each for each in graph.node for name in each.output}
+    readers = Counter(name for each in all_nodes(graph) for name in each.input)
+    readers.update(each.name for each in graph.output)
+    return makers, readers
 
 
 def _data(node: NodeProto) -> list[str]:
