@@ -20,6 +20,7 @@ from .task import Exhibit, Feeds, OnStep, Quality, Runner, Split, Task
 __all__ = ["FeedOptions", "FeedWorkload", "TaskWorkload", "Workload", "make_workload"]
 
 GUESSED_SIZES = (1, 8, 32, 64, 128, 224, 512)
+PICTURE_SIZES = (64, 128, 224, 32, 512, 8, 1)  # of one pixel, padding is all that is computed on
 CALIBRATION_SAMPLES = 200
 RNN_CALIBRATION_SAMPLES = 12_800
 EVALUATION_SETS = 32
@@ -295,11 +296,12 @@ def _with_files(workload: FeedWorkload, options: FeedOptions) -> FeedWorkload:
 def _with_guessed_sizes(
     workload: FeedWorkload, artifact: Artifact, options: FeedOptions
 ) -> FeedWorkload:
-    """Find sizes of the dynamic axes that the model runs with, the smallest first."""
+    """Find sizes of the dynamic axes that the model runs with; sides of pictures are no pixels."""
     session = OrtSession(artifact, threads=1)
     unknown = _unknown_axes(workload)
+    sides = {axis for each in workload.inputs if len(each.shape) == 4 for axis in each.shape[1:]}
     reason = ""
-    for size in GUESSED_SIZES:
+    for size in PICTURE_SIZES if sides & {*unknown} else GUESSED_SIZES:
         rules = replace(
             workload.rules, sizes={**dict.fromkeys(unknown, size), **workload.rules.sizes}
         )

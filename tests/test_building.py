@@ -190,6 +190,13 @@ def test_export_and_doctor(run_cli, refuse, net, workplace):
     refuse("bench", "gan.engine", code=2)
 
 
+def test_doctor_needs_no_feeds_for_a_graph(run_cli, workplace):
+    """Rows that do not fit noise of one size: other commands would ask for feeds."""
+    text = "net (float[n,k] x, float[n,7] z) => (float y) { y = MatMul(x, z) }"
+    save_onnx(Artifact("onnx", graph(text)), workplace / "net.onnx")
+    assert run_cli("doctor", "net.onnx").stdout == "TensorRT takes net.onnx.\n"
+
+
 def test_bench_builds_without_running(run_cli, refuse, net):
     done = run_cli("bench", "net.onnx", "--engine", "trt", "--build-only", "--json")
     assert done.code == 0, done.stderr

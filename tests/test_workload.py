@@ -2,11 +2,12 @@
 
 import numpy as np
 import pytest
+from conftest import graph
 
-from aigc_compress.artifact import TensorSpec
+from aigc_compress.artifact import Artifact, TensorSpec
 from aigc_compress.closeness import agreement_db
 from aigc_compress.feeds import FeedRules
-from aigc_compress.workload import FeedWorkload
+from aigc_compress.workload import FeedOptions, FeedWorkload, make_workload
 
 INPUTS = (TensorSpec("x", "float32", ("N",)),)
 
@@ -64,3 +65,22 @@ def test_a_wanted_number_of_samples_is_kept_to(split):
     _, seen = measure(workload_of(1000), split, samples=300)
     assert seen == list(range(300))
     assert workload_of(1000).search_notes(samples=300) == ()
+
+
+@pytest.mark.parametrize(
+    ("text", "shape"),
+    [
+        ("net (float[n,3,h,w] x) => (float y) { y = Relu(x) }", (1, 3, 64, 64)),
+        (
+            "net (float[n,3,32,w] x) => (float y) <float[1,1,1,32] k = {1.0}> { y = Add(x, k) }",
+            None,
+        ),
+        ("net (float[n,steps,3] x) => (float y) { y = Relu(x) }", (1, 1, 3)),
+    ],
+)
+def test_sides_of_pictures_whose_size_nobody_told_are_no_pixels(text, shape):
+    if shape is None:  # 64 does not fit there, nor does 128
+        text = text.replace("{1.0}", "{" + ",".join(["1.0"] * 32) + "}")
+        shape = (1, 3, 32, 32)
+    workload = make_workload(Artifact("onnx", graph(text)), FeedOptions())
+    assert workload.timing_feeds(batch=1, length=1, seed=0)["x"].shape == shape

@@ -76,8 +76,9 @@ def _check(model: str, engine: str, json: bool) -> None:
             f"Only trt has rules to check a model by, not {engine}; other engines tell when they"
             " load one: aigc-compress bench MODEL --engine ..."
         )
-    artifact = load_artifact(model)
-    graph = to_onnx(artifact, make_workload(artifact, FeedOptions()))
+    graph = load_artifact(model)
+    if graph.stage != "onnx":
+        graph = to_onnx(graph, make_workload(graph, FeedOptions()))
     found = lint(graph.payload)
     if json:
         nodes = [asdict(each) for each in found]
