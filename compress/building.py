@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,14 @@ from .budget import Budget
 from .engine_int8 import Int8Choice, Int8Judge, choose_int8
 from .engines import ENGINES
 from .engines.cuda import gpu_target
-from .engines.trt import BuildOptions, Sizes, build_engine, builder_version, check_engine
+from .engines.trt import (
+    LARGEST_BATCH,
+    BuildOptions,
+    Sizes,
+    build_engine,
+    builder_version,
+    check_engine,
+)
 from .errors import InputFileError, NotOnThisMachineError, PassError, UsageError, first_line
 from .loading import load_artifact
 from .passes import Context, DequantizeConfig, FoldConfig, TensorRtConfig
@@ -30,7 +37,7 @@ from .passes.tensorrt import OLDEST_OPSET, PRECISIONS, Precision, lint, sparse_l
 from .pipeline import run_passes
 from .storage import digest_file, read_json, write_bytes
 from .task import OnStep, quiet
-from .workload import FeedOptions, make_workload
+from .workload import FeedOptions, TaskWorkload, Workload, make_workload
 
 __all__ = [
     "PRECISIONS",
@@ -58,7 +65,7 @@ class EngineOptions:
     Attributes:
         precision: fp32, fp16, or int8 or fp8 for layers with weights.
         device: `portable`, or a compute capability like `sm_89`.
-        profiles: least, usual and most sizes of inputs with dynamic axes.
+        profiles: least, usual and most sizes of inputs with dynamic axes; else as feeds have them.
         ranges: where the range of an activation ends, in 8 bits; None: chosen by the quality
             on validation data, and with it the layers that must stay float.
         keep_float: names of nodes that stay float32.
@@ -121,13 +128,10 @@ def build(
     if output is not None:
         require_output(output, source, suffix=".engine")
     package, version = builder_version()
-    how = BuildOptions(options.device, options.profiles)
     if options.precision == "fp8" and options.device in BEFORE_FP8:
         raise UsageError(f"{options.device} has no FP8, which came with sm_89. Use int8 or fp16.")
-    found = graph_for_engine(
-        source, options, on_step, check=lambda folded: check_engine(onnx_bytes(folded), how)
-    )
-    graph = found.graph
+    found = graph_for_engine(source, options, on_step, checks=True)
+    graph, how = found.graph, BuildOptions(options.device, found.profiles)
     before = time.monotonic()
     plan = build_engine(onnx_bytes(graph), how)
     seconds = time.monotonic() - before
@@ -142,7 +146,7 @@ def build(
         "build_seconds": round(seconds, 3),
         "inputs": [asdict(each) for each in inputs],
         "outputs": [asdict(each) for each in outputs],
-        "profiles": {name: [*map(list, sizes)] for name, sizes in options.profiles.items()},
+        "profiles": {name: [*map(list, sizes)] for name, sizes in found.profiles.items()},
         "sparse_layers": sparse_layers(graph.payload),
         "source_sha256": graph.source_sha256,
         "task": graph.task,
@@ -194,11 +198,13 @@ class EngineGraph:
 
     Attributes:
         graph: an ONNX artifact.
+        profiles: sizes of its inputs, the user's and those that the feeds have.
         choice: how it was chosen and how good it is, where it is in 8 bits and was judged.
         notes: what is to be said of the feeds and the quality.
     """
 
     graph: Artifact
+    profiles: Mapping[str, Sizes]
     choice: Int8Choice | None = None
     notes: tuple[str, ...] = ()
 
@@ -208,7 +214,7 @@ def graph_for_engine(
     options: EngineOptions,
     on_step: OnStep = quiet,
     *,
-    check: Callable[[Artifact], None] | None = None,
+    checks: bool = False,
 ) -> EngineGraph:
     """Return the graph that TensorRT takes.
 
@@ -216,10 +222,10 @@ def graph_for_engine(
         source: as for `build`.
         options: see EngineOptions.
         on_step: as for `build`.
-        check: raises for a graph in FP32 that no engine can be built of, before minutes of search.
+        checks: whether TensorRT is asked about the graph in FP32 before minutes of search.
 
     Raises:
-        UsageError: the source is wrong.
+        UsageError: the source is wrong; with `checks`, a device or profile too.
         PassError: the graph cannot be brought to this precision.
     """
     artifact = load_artifact(source)
@@ -233,14 +239,16 @@ def graph_for_engine(
     calibration = feeds[:CALIBRATION_SETS]
     context = Context(workload.check_feeds(), calibration, options.seed, on_step=on_step)
     graph, told = _on_floats(to_onnx(artifact, workload, seed=options.seed), context)
+    profiles, about_sizes = _profiles(graph, workload, options)
+    told = (*told, *about_sizes)
     folding = FoldConfig(opset=OLDEST_OPSET) if options.precision == "fp8" else FoldConfig()
     folded = run_passes(graph, [("fold", folding)], context)
     if not (config.is_quantized and options.judges):
         legal = run_passes(folded, [("tensorrt", config)], context)
         about_feeds = workload.calibration_notes if config.is_quantized else ()
-        return EngineGraph(legal, notes=(*told, *about_feeds))
-    if check is not None:
-        check(folded)
+        return EngineGraph(legal, profiles, notes=(*told, *about_feeds))
+    if checks:
+        check_engine(onnx_bytes(folded), BuildOptions(options.device, profiles))
     judge = Int8Judge(folded, workload, context, budget=options.budget, samples=options.samples)
     searches = options.ranges is None
     choice = choose_int8(folded, config, context, judge, searches=searches)
@@ -252,7 +260,39 @@ def graph_for_engine(
             f"{options.precision.upper()} is outside the quality budget{tried}: use --precision"
             " fp16, or give more with --max-drop or --min-sqnr."
         )
-    return EngineGraph(choice.graph, choice, (*dict.fromkeys(notes),))
+    return EngineGraph(choice.graph, profiles, choice, (*dict.fromkeys(notes),))
+
+
+def _profiles(
+    graph: Artifact, workload: Workload, options: EngineOptions
+) -> tuple[dict[str, Sizes], tuple[str, ...]]:
+    """Return the sizes of inputs that the engine is built for, and what to say of them.
+
+    Dynamic axes other than a batch keep the size that a user's feeds have, or that was found by
+    trial: models that read pieces of one length run with no other. A size of 1 tells nothing.
+    """
+    found = dict(options.profiles)
+    if isinstance(workload, TaskWorkload):
+        return found, ()
+    inputs, _ = graph_tensors(graph.payload)
+    batch = {each.shape[0] for each in inputs if each.shape}
+    feeds = workload.check_feeds()[0]
+    kept = []
+    for spec in inputs:
+        if spec.name in found:
+            continue
+        rows = []
+        for axis, size in zip(spec.shape, feeds[spec.name].shape, strict=True):
+            is_kept = axis not in batch and size != 1
+            kept += [f"{axis} is {size}"] if is_kept and isinstance(axis, str) else []
+            whole = isinstance(axis, int) or is_kept
+            rows.append((size, size, size) if whole else (1, 1, LARGEST_BATCH))
+        least, usual, most = zip(*rows, strict=True) if rows else ((), (), ())
+        found[spec.name] = (least, usual, most)
+    if not kept:
+        return found, ()
+    told = ", ".join(dict.fromkeys(kept))
+    return found, (f"In this engine {told}, as in the feeds; --profile sets other sizes.",)
 
 
 def _on_floats(graph: Artifact, context: Context) -> tuple[Artifact, tuple[str, ...]]:

@@ -86,6 +86,18 @@ def test_engine_and_card_belong_together(net, workplace):
         read_card(target)
 
 
+def test_sizes_are_those_of_the_feeds_unless_told(net, workplace):
+    feeds = FeedOptions(calibration=workplace / "feeds.npz")
+    built = build(net, EngineOptions(precision="fp16", feeds=feeds))
+    assert built.card["profiles"]["x"] == [[1, 3, 6, 6], [1, 3, 6, 6], [64, 3, 6, 6]]
+    assert any("h is 6, w is 6" in note for note in built.notes)
+    told = {"x": ((1, 3, 4, 4), (1, 3, 8, 8), (2, 3, 16, 16))}
+    built = build(net, EngineOptions(precision="fp16", feeds=feeds, profiles=told))
+    assert built.card["profiles"]["x"][2] == [2, 3, 16, 16]
+    assert not built.notes
+    assert build("cnn", EngineOptions(precision="fp32")).card["profiles"] == {}
+
+
 def test_another_version_is_named(net):
     card = dict(build(net, EngineOptions(precision="fp32")).card)
     card["builder"] = {**card["builder"], "version": "0.1"}

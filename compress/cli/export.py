@@ -62,7 +62,7 @@ def export(
         list[str] | None,
         typer.Option(
             help="trt: sizes of an input, least:usual:most, like x=1,3,64,64:1,3,96,96:8,3,128,128",
-            show_default="dynamic axes: 1:1:64",
+            show_default="batch and time 1:1:64, others as in the feeds",
         ),
     ] = None,
     keep_float: Annotated[

@@ -25,6 +25,7 @@ from .base import Availability
 from .cuda import NO_DEVICE, compute_capability, has_cuda_device, time_launches
 
 __all__ = [
+    "LARGEST_BATCH",
     "PORTABLE",
     "BuildOptions",
     "Sizes",

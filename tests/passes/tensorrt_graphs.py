@@ -278,6 +278,16 @@ def illegal():
     )
     yield "cast to 8-bit floats", model("y = Cast<to=17>(x)", ROWS, "float8e4m3fn y")
     yield (
+        "branches of an If with unequal ranks",
+        model(
+            "first = Squeeze(x, axes) "
+            "y = If(c) <then_branch = t () => (float[8] r) { r = Identity(first) },"
+            " else_branch = e () => (float[1,8] o) { o = Identity(x) }>",
+            "float[1,8] x, bool c",
+            axes=np.int64([0]),
+        ),
+    )
+    yield (
         "inside an If",
         model(
             "y = If(c) <then_branch = t () => (float r) { r = Det(x) },"

@@ -303,6 +303,22 @@ def _borders(look: Look) -> Objection | None:
     return None
 
 
+def _branches(look: Look) -> Objection | None:
+    """Branches of an If that is decided at run time must give outputs of one rank."""
+    if look.node.op_type != "If" or not look.is_open(0):
+        return None
+    graphs = [look.attributes[key] for key in ("then_branch", "else_branch")]
+    for pair in zip(*(graph.output for graph in graphs), strict=False):
+        ranks = {len(look.shapes.get(each.name, ())) for each in pair} - {0}  # 0: not known
+        if len(ranks) > 1:
+            return Objection(
+                f"its branches give {pair[0].name} with {min(ranks)} axes, and with {max(ranks)}",
+                "fix the sizes that the condition rests on, so that it can be folded",
+                stage="builder",
+            )
+    return None
+
+
 def _building(look: Look) -> Objection | None:
     """Return what the parser takes and the builder refuses."""
     op, wanted = look.node.op_type, look.attributes.get("to", 0)
@@ -320,7 +336,7 @@ def _building(look: Look) -> Objection | None:
 RULES: tuple[Rule, ...] = (
     *(_domain, _operator, _borders, _types, _outputs, _build_time, _pooling, _training),
     *(_resize, _scatter, _tensor_scatter, _attention, _elementwise, _mod, _range),
-    _building,
+    *(_branches, _building),
 )
 
 
