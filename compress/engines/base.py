@@ -5,13 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 from numpy.typing import NDArray
 
-from aigc_compress.artifact import Artifact, TensorSpec
 from aigc_compress.errors import FeedError
 from aigc_compress.task import Feeds, Runner
+
+if TYPE_CHECKING:  # a timing process loads files, and needs no more than its engine
+    from aigc_compress.artifact import Artifact, TensorSpec
 
 __all__ = ["Availability", "Engine", "HasDeviceClock", "LoadsFiles", "Remarks", "check_feeds"]
 

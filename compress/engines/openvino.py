@@ -8,16 +8,18 @@ import importlib.util
 import threading
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from aigc_compress.artifact import Artifact
 from aigc_compress.errors import NotOnThisMachineError, PassError, first_line
 from aigc_compress.task import Feeds
 
 from .base import Availability
+
+if TYPE_CHECKING:
+    from aigc_compress.artifact import Artifact
 
 __all__ = ["OpenVinoEngine", "OpenVinoSession"]
 

@@ -16,7 +16,6 @@ import numpy as np
 import onnxruntime
 from numpy.typing import NDArray
 
-from aigc_compress.artifact import Artifact
 from aigc_compress.errors import NotOnThisMachineError, PassError, first_line
 from aigc_compress.task import Feeds
 
@@ -25,6 +24,8 @@ from .cuda import on_gpu, time_launches
 
 if TYPE_CHECKING:
     from onnx import ModelProto
+
+    from aigc_compress.artifact import Artifact
 
 __all__ = ["OrtEngine", "OrtSession", "optimize_offline", "optimized"]
 
@@ -59,7 +60,7 @@ class OrtSession:
     ) -> None:
         source = str(model) if isinstance(model, Path) else model.payload.SerializeToString()
         options = session_options(threads)
-        if isinstance(model, Artifact):
+        if not isinstance(model, Path):
             options.graph_optimization_level = _sound_level(model.payload)
         if provider == CPU:
             self._session = create_session(source, options)

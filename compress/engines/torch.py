@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from aigc_compress.artifact import Artifact
 from aigc_compress.errors import PassError, first_line
 from aigc_compress.task import Feeds
 
@@ -24,6 +23,8 @@ from .cuda import exact_float32, on_gpu, time_launches
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
+
+    from aigc_compress.artifact import Artifact
 
 __all__ = ["TorchEngine", "TorchRunner", "flat_tensors"]
 

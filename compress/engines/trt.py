@@ -12,17 +12,19 @@ import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from types import ModuleType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from aigc_compress.artifact import Artifact, graph_tensors
 from aigc_compress.errors import NotOnThisMachineError, PassError, UsageError, unknown_name
 from aigc_compress.task import Feeds
 
 from .base import Availability
 from .cuda import NO_DEVICE, compute_capability, has_cuda_device, time_launches
+
+if TYPE_CHECKING:
+    from aigc_compress.artifact import Artifact
 
 __all__ = [
     "LARGEST_BATCH",
@@ -196,6 +198,8 @@ class TrtSession:
 
     def __init__(self, artifact: Artifact, plan: bytes) -> None:
         import torch
+
+        from aigc_compress.artifact import graph_tensors
 
         trt = _tensorrt()
         self.inputs, self.outputs = graph_tensors(artifact.payload)

@@ -1,6 +1,8 @@
 import contextlib
 import itertools
 import json
+import subprocess
+import sys
 import threading
 from pathlib import Path
 
@@ -58,6 +60,15 @@ def test_every_contestant_gets_all_blocks_of_all_processes(model):
     assert [timing.blocks_ms.shape for timing in timings] == [(2, 3), (2, 3)]
     assert all((timing.blocks_ms > 0).all() for timing in timings)
     assert seen == [(1, 2), (2, 2)]
+
+
+def test_a_timing_process_loads_its_engine_alone():
+    """Its start is waited for dozens of times, and its memory is reported."""
+    code = "import sys, aigc_compress.bench.worker; print(*sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    loaded = {*done.stdout.split()}
+    assert "onnxruntime" in loaded
+    assert not loaded & {"onnx", "openvino", "pydantic", "rich", "torch", "typer"}
 
 
 def test_a_model_that_does_not_load_is_named_by_its_worker(tmp_path):
