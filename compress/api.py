@@ -17,10 +17,10 @@ from .loading import load_artifact, resolve_source
 from .passes import Context, ExportConfig, PruneConfig
 from .pipeline import run_passes
 from .storage import require_writable
-from .task import OnStep, Runner, Split, quiet
+from .task import OnStep, Runner, Split, Task, quiet
 from .workload import FeedOptions, TaskWorkload, Workload, make_workload
 
-__all__ = ["export", "judge", "prune", "require_output", "to_onnx"]
+__all__ = ["export", "export_config", "judge", "prune", "require_output", "to_onnx"]
 
 
 def export(source: str | Path, output: Path, *, opset: int = 20, seed: int = 0) -> Artifact:
@@ -111,10 +111,15 @@ def to_onnx(artifact: Artifact, workload: Workload, *, opset: int = 20, seed: in
         return artifact
     if not isinstance(workload, TaskWorkload):
         raise UsageError("A torch model is exported with its task's feeds; this one has no task.")
-    axes = {name: dict(each) for name, each in workload.task.dynamic_axes().items()}
-    config = ExportConfig(opset=opset, dynamic_axes=axes)
+    config = export_config(workload.task, opset=opset)
     context = Context(workload.check_feeds(), seed=seed)
     return run_passes(artifact, [("export", config)], context)
+
+
+def export_config(task: Task, *, opset: int = 20) -> ExportConfig:
+    """Return how a task's models are exported."""
+    axes = {name: dict(each) for name, each in task.dynamic_axes().items()}
+    return ExportConfig(opset=opset, dynamic_axes=axes)
 
 
 def judge(

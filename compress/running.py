@@ -26,7 +26,7 @@ from aigc_compress.bench.statistics import RatioInterval
 from aigc_compress.models.own import allow
 
 from . import __version__
-from .api import to_onnx
+from .api import export_config, to_onnx
 from .artifact import Artifact, read_onnx, save_onnx
 from .bench_result import BenchOptions, BenchResult
 from .benching import bench_models
@@ -274,29 +274,26 @@ class _Run:
     def through(self, steps: Sequence[tuple[str, BaseModel]]) -> RunResult:
         """Make every step, and bench the last one against the source."""
         options = self._options
-        artifact, path = self._source, self._graph_path
-        stages = len(steps) + 2
+        artifact, stages = self._source, len(steps) + 2
         self._on_stage(1, stages, "the model itself")
-        graph = self._onnx(artifact)
-        save_onnx(graph, path)
+        key = _key([self._source.source_sha256, options.seed, __version__])
+        graph, path = self._graph(artifact, options.folder / "source", key)
         self._source_digest = digest(graph)
         self._report("source", path, graph, was_kept=False)
-        key = _key([self._source.source_sha256, options.seed, __version__])
         for number, (name, config) in enumerate(steps, start=1):
             self._on_stage(number + 1, stages, name)
             key = _key([key, name, config.model_dump(mode="json")])
             stem = options.folder / f"{number:02d}-{name}"
             kept = _kept(stem, key)
             if kept is None:
-                artifact = self._made(name, config, artifact, stem, key)
+                artifact = self._made(name, config, artifact, graph, stem, key)
                 path = _keep(artifact, stem, key)
             else:
                 artifact, path = kept
                 artifact = replace(artifact, source_sha256=self._source.source_sha256)
-            graph = self._onnx(artifact)
+            graph = artifact
             if artifact.stage == "torch":
-                path = path.with_suffix(".onnx")
-                save_onnx(graph, path)
+                graph, path = self._graph(artifact, stem.with_name(f"{stem.name}-graph"), key)
             self._report(f"{number} {name}", path, graph, was_kept=kept is not None)
         self._on_stage(stages, stages, "contest")
         bench = bench_models(
@@ -311,23 +308,36 @@ class _Run:
         write_bytes(options.folder / "card.json", card.encode())
         return result
 
+    def _graph(self, artifact: Artifact, stem: Path, key: str) -> tuple[Artifact, Path]:
+        """Return a model's ONNX form and its file, made now or by an earlier run."""
+        kept = _kept(stem, key)
+        if kept is not None:
+            return replace(kept[0], source_sha256=self._source.source_sha256), kept[1]
+        workload = make_workload(artifact, FeedOptions())
+        graph = to_onnx(artifact, workload, seed=self._options.seed)
+        return graph, _keep(graph, stem, key)
+
     def _made(
         self,
         name: str,
         config: BaseModel,
         before: Artifact,
+        graph: Artifact,
         stem: Path,
         key: str,
     ) -> Artifact:
-        """Make a step's model of the one before."""
+        """Make a step's model of the one before, whose ONNX form is there already."""
         if isinstance(config, SearchConfig):
             return self._searched(config, stem)
         workload = make_workload(before, FeedOptions())
         assert isinstance(workload, TaskWorkload)
         seed = self._options.seed
         if isinstance(config, ExportConfig):
-            axes = {key: dict(each) for key, each in workload.task.dynamic_axes().items()}
-            config = config.model_copy(update={"dynamic_axes": config.dynamic_axes or axes})
+            usual = export_config(workload.task)
+            axes = config.dynamic_axes or usual.dynamic_axes
+            config = config.model_copy(update={"dynamic_axes": axes})
+            if config == usual:
+                return graph
         context = Context(
             workload.check_feeds(),
             tuple(workload.task.calibration(CALIBRATION_SAMPLES, seed=seed)),
@@ -420,9 +430,6 @@ class _Run:
             on_step=self._on_step,
         )
         return contest.speedup(1)
-
-    def _onnx(self, artifact: Artifact) -> Artifact:
-        return to_onnx(artifact, make_workload(artifact, FeedOptions()), seed=self._options.seed)
 
 
 def _key(about: Sequence[Any]) -> str:

@@ -14,14 +14,21 @@ from aigc_compress.replay import read_result
 QUICK = LatencyPlan(processes=3, blocks=2, block_ms=1.0, warmup_ms=1.0, seed=5)
 
 
-@pytest.fixture
-def document(workplace):
-    write_checkpoint(workplace / "gan.pt", tiny_checkpoint("gan"))
-    export("gan.pt", workplace / "gan.onnx")
+@pytest.fixture(scope="module")
+def measured(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("measured")
+    models = [folder / "gan.pt", folder / "gan.onnx"]
+    write_checkpoint(models[0], tiny_checkpoint("gan"))
+    export(*models)
     options = BenchOptions(
         engines=("ort", "torch"), plan=QUICK, samples=100, profiles_layers=True, seed=5
     )
-    return json.loads(to_json(bench_models(["gan.pt", "gan.onnx"], options).document()))
+    return to_json(bench_models(models, options).document())
+
+
+@pytest.fixture
+def document(measured):
+    return json.loads(measured)
 
 
 def test_every_number_of_a_result_is_derived_again_from_its_raw_times(document):

@@ -194,10 +194,11 @@ def _require_dynamic(model: ModelProto, axes: Mapping[str, Mapping[int, str]]) -
 
 
 def _drop_traces(model: ModelProto) -> None:
-    """Drop torch's notes at every node.
+    """Drop torch's notes at the graph and at every node.
 
     They hold source lines with paths of this machine, and counters that rise with every export.
     """
+    del model.graph.metadata_props[:]
     for node in all_nodes(model.graph):
         del node.metadata_props[:]
 

@@ -95,7 +95,8 @@ def test_a_foreign_model_goes_through_quantize_and_bench_with_its_feeds(workplac
     pictures = rng.standard_normal((12, 1, 3, 20, 24)).astype(np.float32)
     np.savez(workplace / "feeds.npz", picture=pictures)
     feeds = ("--calibration", "feeds.npz")
-    done = run_process("quantize", "foreign.onnx", *feeds, "--json", cwd=workplace)
+    options = (*feeds, "--processes", "3", "--json")
+    done = run_process("quantize", "foreign.onnx", *options, cwd=workplace)
     assert done.code == 0, done.stderr
     told = json.loads(done.stdout)
     whole = next(each for each in told["candidates"] if each["name"] == "INT8, auto")
@@ -104,7 +105,7 @@ def test_a_foreign_model_goes_through_quantize_and_bench_with_its_feeds(workplac
     assert set(told["quality"]["details"]["sqnr_db_by_output"]) == {"scores", "best"}
     assert any("No --evaluation" in note for note in told["notes"])
     models = ("foreign.onnx", "foreign.int8.onnx")
-    done = run_process("bench", *models, *feeds, "--json", cwd=workplace)
+    done = run_process("bench", *models, *options, cwd=workplace)
     assert done.code == 0, done.stderr
     rows = json.loads(done.stdout)["rows"]
     assert [row["model"] for row in rows] == list(models)
