@@ -94,8 +94,12 @@ class Artifact:
     @property
     def counted(self) -> Mapping[str, Any]:
         """The numbers of the last step that counted integer and float operators; else empty."""
-        told = [step.numbers for step in self.history if "operators" in step.numbers]
-        return told[-1] if told else {}
+        for step in reversed(self.history):
+            if step.name == "dequantize":
+                return {}
+            if "operators" in step.numbers:
+                return step.numbers
+        return {}
 
     def then(self, payload: Any, step: Step, *, stage: Literal["torch", "onnx"]) -> Artifact:
         """Return the artifact that `step` made of this one."""

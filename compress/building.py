@@ -32,6 +32,7 @@ from .engines.trt import (
 from .errors import InputFileError, NotOnThisMachineError, PassError, UsageError, first_line
 from .loading import load_artifact
 from .passes import Context, DequantizeConfig, FoldConfig, TensorRtConfig
+from .passes.operators import BORDERS
 from .passes.quantize.config import RangeMethod
 from .passes.tensorrt import OLDEST_OPSET, PRECISIONS, Precision, lint, sparse_layers
 from .pipeline import run_passes
@@ -55,7 +56,7 @@ __all__ = [
 
 SCHEMA = "aigc-compress/engine/1"
 CALIBRATION_SETS = 64
-BEFORE_FP8 = ("sm_75", "sm_80", "sm_86")
+FIRST_WITH_FP8 = 89  # compute capability
 
 
 @dataclass(frozen=True)
@@ -128,7 +129,7 @@ def build(
     if output is not None:
         require_output(output, source, suffix=".engine")
     package, version = builder_version()
-    if options.precision == "fp8" and options.device in BEFORE_FP8:
+    if options.precision == "fp8" and _is_before_fp8(options.device):
         raise UsageError(f"{options.device} has no FP8, which came with sm_89. Use int8 or fp16.")
     found = graph_for_engine(source, options, on_step, checks=True)
     graph, how = found.graph, BuildOptions(options.device, found.profiles)
@@ -238,7 +239,11 @@ def graph_for_engine(
     feeds = workload.calibration(seed=options.seed) if config.is_quantized else ()
     calibration = feeds[:CALIBRATION_SETS]
     context = Context(workload.check_feeds(), calibration, options.seed, on_step=on_step)
-    graph, told = _on_floats(to_onnx(artifact, workload, seed=options.seed), context)
+    graph, told = _on_floats(
+        to_onnx(artifact, workload, seed=options.seed),
+        context,
+        takes_int8=options.precision != "fp8",
+    )
     profiles, about_sizes = _profiles(graph, workload, options)
     told = (*told, *about_sizes)
     folding = FoldConfig(opset=OLDEST_OPSET) if options.precision == "fp8" else FoldConfig()
@@ -276,28 +281,48 @@ def _profiles(
         return found, ()
     inputs, _ = graph_tensors(graph.payload)
     batch = {each.shape[0] for each in inputs if each.shape}
-    feeds = workload.check_feeds()[0]
+    feeds = workload.timing_feeds(batch=1, length=1, seed=options.seed)
+    told = {  # by axis, so that inputs agree
+        axis: row
+        for spec in inputs
+        if spec.name in found
+        for axis, row in zip(spec.shape, zip(*found[spec.name], strict=True), strict=False)
+    }
     kept = []
     for spec in inputs:
         if spec.name in found:
             continue
         rows = []
         for axis, size in zip(spec.shape, feeds[spec.name].shape, strict=True):
-            is_kept = axis not in batch and size != 1
-            kept += [f"{axis} is {size}"] if is_kept and isinstance(axis, str) else []
-            whole = isinstance(axis, int) or is_kept
-            rows.append((size, size, size) if whole else (1, 1, LARGEST_BATCH))
+            is_dynamic = isinstance(axis, str) and axis not in told
+            if is_dynamic and axis not in batch and size != 1:
+                kept.append(f"{axis} is {size}")
+            is_free = is_dynamic and (axis in batch or size == 1)
+            free = (1, size, max(LARGEST_BATCH, size))
+            rows.append(told.get(axis, free if is_free else (size, size, size)))
         least, usual, most = zip(*rows, strict=True) if rows else ((), (), ())
         found[spec.name] = (least, usual, most)
     if not kept:
         return found, ()
-    told = ", ".join(dict.fromkeys(kept))
-    return found, (f"In this engine {told}, as in the feeds; --profile sets other sizes.",)
+    sizes = ", ".join(dict.fromkeys(kept))
+    return found, (
+        f"In this engine {sizes}, as in the feeds or in noise that the model runs with; --profile"
+        " sets other sizes.",
+    )
 
 
-def _on_floats(graph: Artifact, context: Context) -> tuple[Artifact, tuple[str, ...]]:
-    """Return a graph that TensorRT would refuse for its integers on floats, and what to say."""
-    if not lint(graph.payload):
+def _on_floats(
+    graph: Artifact, context: Context, *, takes_int8: bool
+) -> tuple[Artifact, tuple[str, ...]]:
+    """Return a graph that TensorRT would refuse for its integers on floats, and what to say.
+
+    Args:
+        graph: as it was given.
+        context: check feeds.
+        takes_int8: whether integers that TensorRT takes may stay.
+    """
+    has_borders = any(node.op_type in BORDERS for node in graph.payload.graph.node)
+    if not lint(graph.payload) and (takes_int8 or not has_borders):
         return graph, ()
     try:
         floats = run_passes(graph, [("dequantize", DequantizeConfig())], context)
@@ -348,11 +373,16 @@ def why_not_here(card: Mapping[str, Any]) -> str | None:
     if not found.is_available:
         return f"{found.detail[0].upper()}{found.detail[1:]}."
     here = gpu_target()
-    if card["precision"] == "fp8" and here in BEFORE_FP8:
+    if card["precision"] == "fp8" and _is_before_fp8(here):
         return f"It computes in FP8, which came with sm_89, and this GPU is {here}."
     if card["device"] not in ("portable", here):
         return f"It was built for {card['device']}, and this GPU is {here}. Export it again."
     return None
+
+
+def _is_before_fp8(device: str) -> bool:
+    number = device.removeprefix("sm_")
+    return number.isdigit() and int(number) < FIRST_WITH_FP8
 
 
 def parse_profiles(texts: Sequence[str]) -> dict[str, Sizes]:

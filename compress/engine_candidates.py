@@ -63,6 +63,7 @@ class EngineCandidates:
         context: feeds, calibration, meter.
         feeds: of a timed call.
         judge: tells whether a graph is within the budget.
+        limits: what the judge goes by; what was made under others is made again.
         scheme: of the processor that the answer is for.
         cache: what was made before the run was killed.
         is_late: whether the time is up.
@@ -73,6 +74,7 @@ class EngineCandidates:
     context: Context
     feeds: Feeds
     judge: Judge
+    limits: Sequence[Any]
     scheme: Scheme
     cache: Cache
     is_late: Callable[[], bool]
@@ -80,11 +82,14 @@ class EngineCandidates:
     def made(self, in_the_race: Sequence[Candidate]) -> Iterator[Candidate]:
         """Yield FP32 and what is in the race on every engine, and INT8 as that wants it."""
         graphs = [Candidate("FP32", self.baseline), *in_the_race]
+        native: dict[str, Candidate] = {}
         for engine in self.engines:
             yield from (self._on(engine, each) for each in graphs)
             dialect = ENGINES[engine].int8_pass
             if dialect in INT8_PASSES:
-                yield self._on(engine, self._in_dialect(dialect))
+                if dialect not in native:
+                    native[dialect] = self._in_dialect(dialect)
+                yield self._on(engine, native[dialect])
 
     def _on(self, engine: str, candidate: Candidate) -> Candidate:
         name, failure = f"{candidate.name} on {engine}", candidate.failure
@@ -98,7 +103,7 @@ class EngineCandidates:
 
     def _in_dialect(self, dialect: str) -> Candidate:
         name = f"INT8 for {dialect}"
-        about = ["native", dialect, self.scheme.reduces_range]
+        about = ["native", dialect, self.scheme.reduces_range, *self.limits]
         try:
             graph = self.cache.known_artifact(self.baseline, about)
             if graph is None and self.is_late():

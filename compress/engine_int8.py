@@ -227,8 +227,13 @@ class _Search:
 
     def try_ranges(self) -> None:
         """Judge the ways to end ranges, the best SQNR first, until one is within the budget."""
-        configs = [self._config.model_copy(update={"ranges": each}) for each in METHODS]
-        made = [(each, _made(self._folded, each, self._context)) for each in configs]
+        made = []
+        for method in METHODS:
+            if made and self._is_late():
+                self.was_cut = True
+                break
+            config = self._config.model_copy(update={"ranges": method})
+            made.append((config, _made(self._folded, config, self._context)))
         for config, graph in sorted(made, key=lambda each: -_sqnr_db(each[1])):
             if self._must_end() or self._try(config, graph):
                 return
@@ -238,7 +243,7 @@ class _Search:
         config = max(self.attempts, key=_closeness).config
         if self._must_end():
             return
-        harmful = _most_harmful_first(self._folded, config, self._context)
+        harmful = self._most_harmful_first(config)
         too_few, enough = 0, len(harmful)
         while enough - too_few > 1 and not self._must_end():
             count = (too_few + enough) // 2
@@ -252,8 +257,34 @@ class _Search:
             if fewer and self._try_float(config, fewer):
                 kept = fewer
 
+    def _most_harmful_first(self, config: Int8Config) -> Sequence[str]:
+        """Return the layers by the SQNR of the graph in which each is the only one in INT8.
+
+        Those that the user leaves float are not among them; when it is late, none is, as half an
+        order says nothing.
+        """
+        layers = layer_names(self._folded.payload, WRITERS[type(config)][1])
+        harm: dict[str, float] = {}
+        for done, name in enumerate(layers):
+            if self._must_end():
+                return ()
+            self._context.on_step(done, len(layers))
+            if name in config.keep_float:
+                continue
+            others = tuple(each for each in layers if each != name)
+            alone = config.model_copy(update={"keep_float": others})
+            try:
+                made = _made(self._folded, alone, self._context)
+            except PassError:  # the layer has no INT8 form, so it stays float anyhow
+                continue
+            harm[name] = _sqnr_db(made)
+        return sorted(harm, key=lambda each: harm[each])
+
     def _must_end(self) -> bool:
-        self.was_cut = self.was_cut or (bool(self.attempts) and self._is_late())
+        """Whether the time is up; something is judged in any case."""
+        if not self.attempts:
+            return False
+        self.was_cut = self.was_cut or self._is_late()
         return self.was_cut
 
     def _try_float(self, config: Int8Config, layers: Sequence[str]) -> bool:
@@ -264,26 +295,6 @@ class _Search:
         judgement = self._judge(graph, "validation")
         self.attempts.append(Attempt(config, graph, judgement))
         return judgement.within
-
-
-def _most_harmful_first(folded: Artifact, config: Int8Config, context: Context) -> Sequence[str]:
-    """Return the layers by the SQNR of the graph in which each is the only one in INT8.
-
-    Those that the user leaves float are not among them.
-    """
-    layers = layer_names(folded.payload, WRITERS[type(config)][1])
-    harm: dict[str, float] = {}
-    for done, name in enumerate(layers):
-        context.on_step(done, len(layers))
-        if name in config.keep_float:
-            continue
-        others = tuple(each for each in layers if each != name)
-        try:
-            made = _made(folded, config.model_copy(update={"keep_float": others}), context)
-        except PassError:  # the layer has no INT8 form, so it stays float anyhow
-            continue
-        harm[name] = _sqnr_db(made)
-    return sorted(harm, key=lambda each: harm[each])
 
 
 def _made(folded: Artifact, config: Int8Config, context: Context) -> Artifact:

@@ -227,6 +227,7 @@ class _Quantization:
             context,
             feeds,
             judge=self._judged,
+            limits=[options.budget and asdict(options.budget), options.samples],
             scheme=_scheme(options),
             cache=self._cache,
             is_late=self._maker.is_late,

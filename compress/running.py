@@ -23,7 +23,7 @@ from aigc_compress.bench.counting import count_costs, total_cost
 from aigc_compress.bench.latency import Contestant, LatencyPlan, run_contest
 from aigc_compress.bench.meter import QuickMeter
 from aigc_compress.bench.statistics import RatioInterval
-from aigc_compress.models.own import allow
+from aigc_compress.models.own import allow, is_own
 
 from . import __version__
 from .api import export_config, to_onnx
@@ -276,15 +276,18 @@ class _Run:
         options = self._options
         artifact, stages = self._source, len(steps) + 2
         self._on_stage(1, stages, "the model itself")
-        key = _key([self._source.source_sha256, options.seed, __version__])
-        graph, path = self._graph(artifact, options.folder / "source", key)
+        about = [self._source.source_sha256, options.seed, __version__]
+        key, graph_key = _key(about), _key([*about, artifact.task])
+        graph, path = self._graph(artifact, options.folder / "source", graph_key)
         self._source_digest = digest(graph)
         self._report("source", path, graph, was_kept=False)
+        is_new = False  # from the first step that is made anew, all are
         for number, (name, config) in enumerate(steps, start=1):
             self._on_stage(number + 1, stages, name)
             key = _key([key, name, config.model_dump(mode="json")])
             stem = options.folder / f"{number:02d}-{name}"
-            kept = _kept(stem, key)
+            kept = None if is_new else _kept(stem, key)
+            is_new = kept is None
             if kept is None:
                 artifact = self._made(name, config, artifact, graph, stem, key)
                 path = _keep(artifact, stem, key)
@@ -293,7 +296,8 @@ class _Run:
                 artifact = replace(artifact, source_sha256=self._source.source_sha256)
             graph = artifact
             if artifact.stage == "torch":
-                graph, path = self._graph(artifact, stem.with_name(f"{stem.name}-graph"), key)
+                graph_stem = stem.with_name(f"{stem.name}-graph")
+                graph, path = self._graph(artifact, graph_stem, key, is_new=is_new)
             self._report(f"{number} {name}", path, graph, was_kept=kept is not None)
         self._on_stage(stages, stages, "contest")
         bench = bench_models(
@@ -308,9 +312,15 @@ class _Run:
         write_bytes(options.folder / "card.json", card.encode())
         return result
 
-    def _graph(self, artifact: Artifact, stem: Path, key: str) -> tuple[Artifact, Path]:
-        """Return a model's ONNX form and its file, made now or by an earlier run."""
-        kept = _kept(stem, key)
+    def _graph(
+        self, artifact: Artifact, stem: Path, key: str, *, is_new: bool = False
+    ) -> tuple[Artifact, Path]:
+        """Return a model's ONNX form and its file, made now or by an earlier run.
+
+        Of a module of one's own it is always made now: its code is in no key.
+        """
+        has_own_code = artifact.spec is not None and is_own(artifact.spec.name)
+        kept = None if is_new or has_own_code else _kept(stem, key)
         if kept is not None:
             return replace(kept[0], source_sha256=self._source.source_sha256), kept[1]
         workload = make_workload(artifact, FeedOptions())

@@ -5,6 +5,7 @@ import json
 import numpy as np
 import pytest
 from conftest import graph, tiny_checkpoint
+from onnx import TensorProto
 
 from aigc_compress.artifact import Artifact, save_onnx
 from aigc_compress.building import (
@@ -12,6 +13,7 @@ from aigc_compress.building import (
     EngineOptions,
     build,
     card_path,
+    graph_for_engine,
     parse_profiles,
     read_card,
     why_not_here,
@@ -102,6 +104,18 @@ def test_another_version_is_named(net):
     card = dict(build(net, EngineOptions(precision="fp32")).card)
     card["builder"] = {**card["builder"], "version": "0.1"}
     assert "the very version that built them" in why_not_here(card)
+
+
+def test_int8_that_tensorrt_takes_is_no_fp8(net, workplace):
+    feeds = FeedOptions(workplace / "feeds.npz", workplace / "feeds.npz")
+    integer = graph_for_engine(net, EngineOptions(precision="int8", judges=False, feeds=feeds))
+    save_onnx(integer.graph, workplace / "int8.onnx")
+    options = EngineOptions(precision="fp8", judges=False, feeds=feeds)
+    found = graph_for_engine(workplace / "int8.onnx", options)
+    types = {each.data_type for each in found.graph.payload.graph.initializer}
+    assert TensorProto.FLOAT8E4M3FN in types
+    assert TensorProto.INT8 not in types
+    assert any("taken back to floats" in note for note in found.notes)
 
 
 def test_a_device_is_aimed_at(net):

@@ -62,7 +62,7 @@ def export(
         list[str] | None,
         typer.Option(
             help="trt: sizes of an input, least:usual:most, like x=1,3,64,64:1,3,96,96:8,3,128,128",
-            show_default="batch and time 1:1:64, others as in the feeds",
+            show_default="first axis 1:1:64; of a model without a task, others as in its feeds",
         ),
     ] = None,
     keep_float: Annotated[

@@ -148,7 +148,12 @@ class OrtEngine:
         return {OPENVINO: "openvino", TENSORRT: "tensorrt"}.get(self.provider, "quantize")
 
     def load(self, artifact: Artifact, *, threads: int) -> OrtSession:
-        """Load a graph; raises PassError where ONNX Runtime refuses it."""
+        """Load a graph; raises PassError where ONNX Runtime refuses it, or should refuse it."""
+        if self.provider in (CPU, CUDA) and _has_float8(artifact.payload):
+            raise PassError(
+                f"ONNX Runtime {onnxruntime.__version__} does not run this graph as it is written:"
+                " it drops a Relu before FP8. Run it with --engine trt."
+            )
         return self._opened(artifact, threads)
 
     def load_file(self, path: Path, *, threads: int) -> OrtSession:
@@ -242,12 +247,25 @@ def _sound_level(model: ModelProto) -> onnxruntime.GraphOptimizationLevel:
     for blocked layouts with an LSTM of float16 ends the process.
     """
     levels = onnxruntime.GraphOptimizationLevel
-    types = {tensor.data_type for tensor in model.graph.initializer}
-    if types & FLOAT8:
+    if _has_float8(model):
         return levels.ORT_DISABLE_ALL
+    types = {tensor.data_type for tensor in model.graph.initializer}
     is_recurrent = any(node.op_type in ("GRU", "LSTM", "RNN") for node in model.graph.node)
     half = FLOAT16 in types and is_recurrent
     return levels.ORT_ENABLE_EXTENDED if half else levels.ORT_ENABLE_ALL
+
+
+def _has_float8(model: ModelProto) -> bool:
+    """Whether 8-bit floats stand in the main graph: stored, or made by an attribute."""
+    attributes = [each for node in model.graph.node for each in node.attribute]
+    return any(
+        FLOAT8.intersection(types)
+        for types in (
+            (tensor.data_type for tensor in model.graph.initializer),
+            (each.t.data_type for each in attributes if each.name == "value"),
+            (each.i for each in attributes if each.name in ("output_dtype", "to")),
+        )
+    )
 
 
 def _left_to_cpu(session: onnxruntime.InferenceSession, provider: str) -> tuple[str, ...]:

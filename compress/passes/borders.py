@@ -22,6 +22,7 @@ from .graphs import known_shapes, sorted_nodes
 from .operators import with_node_names
 from .quantize.config import RangeMethod
 from .quantize.pairs import narrow_pairs, pair_scales
+from .quantize.tools import first_that_works, with_own_constants
 from .ranges import Observed, Range, calibrate, choose_ranges, to_tensors_data
 
 __all__ = ["Borders", "layer_names", "with_borders"]
@@ -62,10 +63,17 @@ def with_borders(model: ModelProto, borders: Borders, context: Context) -> Model
     observed = _observed(model, layers, context)
     endless = {name for name, each in observed.items() if each.not_finite}
     region = [node.name for node in chosen if endless.isdisjoint(node.input)]
+    if not region:
+        raise PassError("Nothing to quantize: what the layers read held infinities or NaN.")
     read = {name for node in chosen for name in node.input[:2]}
     bounded = {name: observed[name] for name in observed if name in read - endless}
     ranges = choose_ranges(bounded, bits=8, symmetric=borders.symmetric, method=borders.ranges)
-    quantized = _written(model, borders, ranges, region)
+    quantized, _, _ = first_that_works(
+        lambda graph: _written(graph, borders, ranges, region),
+        with_own_constants(model, {*region}),
+        [{}],
+    )
+    _restore_beta(quantized, model)
     if borders.minds_pairs:
         narrow_pairs(quantized)
     return sorted_nodes(_with_fused_sums(quantized, borders.layers))
@@ -76,7 +84,7 @@ def _observed(
 ) -> Mapping[str, Observed]:
     """Return what the layers read during calibration; graphs of one run share it."""
     if not context.calibration:
-        raise PassError("int8 needs calibration feeds, and there are none.")
+        raise PassError("8 bits need calibration feeds, and there are none.")
     stored = {each.name for each in model.graph.initializer}
     read = {name: None for node in layers for name in node.input[:2] if name not in stored}
     key = f"read by layers in {hashlib.sha256(model.SerializeToString()).hexdigest()}"
@@ -115,6 +123,7 @@ def _written(
             "ActivationSymmetric": borders.symmetric,
             "WeightSymmetric": True,
             "QuantizeBias": False,
+            "QDQDisableWeightAdjustForInt32Bias": True,  # biases stay float
             "OpTypesToExcludeOutputQuantization": list(borders.layers),
             "TensorQuantOverrides": overrides,
         },
@@ -122,6 +131,20 @@ def _written(
     quantizer.quantize_model()
     quantized: ModelProto = quantizer.model.model
     return quantized
+
+
+def _restore_beta(quantized: ModelProto, before: ModelProto) -> None:
+    """Give Gemms back how they scale their bias, which the tool takes into integers alone."""
+    betas = {
+        node.name: each
+        for node in before.graph.node
+        for each in node.attribute
+        if node.op_type == "Gemm" and each.name == "beta"
+    }
+    for node in quantized.graph.node:
+        for each in node.attribute if node.name in betas else ():
+            if each.name == "beta":
+                each.CopyFrom(betas[node.name])
 
 
 def _groups(node: Any) -> int:

@@ -98,7 +98,10 @@ def with_node_names(model: ModelProto) -> ModelProto:
     taken = Counter(node.name for node in named.graph.node)
     for index, node in enumerate(named.graph.node):
         if not node.name or taken[node.name] > 1:
-            node.name = f"{node.name or node.op_type}__{index}"
+            stem = f"{node.name or node.op_type}__{index}"
+            ends = (stem, *(f"{stem}_{number}" for number in range(len(named.graph.node))))
+            node.name = next(each for each in ends if each not in taken)
+            taken[node.name] = 1
     return named
 
 

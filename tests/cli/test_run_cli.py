@@ -48,6 +48,11 @@ def test_a_recipe_is_run_and_every_step_told(run_cli, recipe, workplace):
     again = run_cli("run", recipe, "rnn.pt", *OPTIONS)
     assert all(each["was_kept"] for each in json.loads(again.stdout)["steps"][1:])
     assert (workplace / "small.onnx").read_bytes() == first
+    (workplace / "runs" / "small" / "02-distill.pt").unlink()  # to train it once more
+    anew = run_cli("run", recipe, "rnn.pt", *OPTIONS)
+    kept = [each["was_kept"] for each in json.loads(anew.stdout)["steps"]]
+    assert kept == [False, True, False, False]
+    assert (workplace / "small.onnx").read_bytes() == first
     changed = run_cli("run", recipe, "rnn.pt", "--set", "distill.settings.steps=20", *OPTIONS)
     kept = [each["was_kept"] for each in json.loads(changed.stdout)["steps"]]
     assert kept == [False, True, False, False]

@@ -6,11 +6,13 @@ import onnx.version_converter
 import onnxruntime
 import pytest
 import torch
-from onnx import TensorProto, numpy_helper
+from conftest import graph
+from onnx import TensorProto, numpy_helper, parser
 from torch import nn
 
 from aigc_compress.artifact import Artifact
 from aigc_compress.closeness import sqnr_db
+from aigc_compress.engines import get_engine
 from aigc_compress.engines.ort import OrtSession
 from aigc_compress.errors import PassError
 from aigc_compress.passes import PASSES, Context, ExportConfig, TensorRtConfig
@@ -127,6 +129,63 @@ def test_fp8_needs_an_opset_that_knows_it():
     old = onnx.version_converter.convert_version(graph.payload, 18)
     with pytest.raises(PassError, match="FP8 needs opset 19, and this graph has 18"):
         PASSES["tensorrt"].run(Artifact("onnx", old), TensorRtConfig(precision="fp8"), context)
+
+
+def unfinished(text):
+    """Return the model of a graph whose constants are still to come."""
+    return parser.parse_model(f'<ir_version: 9, opset_import: ["" : 19]>\n{text}')
+
+
+@pytest.mark.parametrize("shape", [(), (1,), (5,), (1, 5)])
+@pytest.mark.parametrize("precision", ["fp8", "int8"])
+def test_the_bias_of_a_gemm_stays_float_whatever_its_shape_and_scale(shape, precision):
+    rng = np.random.default_rng(0)
+    model = unfinished("net (float[n,8] x) => (float[n,5] y) { y = Gemm<beta = 0.25>(x, w, c) }")
+    bias = (3 * rng.normal(size=shape)).astype(np.float32)
+    weight = rng.normal(size=(8, 5)).astype(np.float32)
+    model.graph.initializer.extend(
+        [numpy_helper.from_array(weight, "w"), numpy_helper.from_array(np.asarray(bias), "c")]
+    )
+    feeds = tuple({"x": rng.normal(size=(4, 8)).astype(np.float32)} for _ in range(4))
+    done = run_passes(
+        Artifact("onnx", model),
+        [("tensorrt", TensorRtConfig(precision=precision))],
+        Context(feeds, feeds),
+    )
+    assert done.history[-1].numbers["sqnr_db"] > 25
+
+
+def test_a_weight_that_a_float_layer_reads_too_is_not_rounded_there():
+    rng = np.random.default_rng(0)
+    model = unfinished(
+        "net (float[n,4] x) => (float y, float z) { y = MatMul(x, w) t = Tanh(x) z = MatMul(t, w) }"
+    )
+    weight = rng.normal(size=(4, 4)).astype(np.float32)
+    model.graph.initializer.append(numpy_helper.from_array(weight, "w"))
+    model.graph.node[2].name = "second"
+    feeds = tuple({"x": rng.normal(size=(4, 4)).astype(np.float32)} for _ in range(4))
+    config = TensorRtConfig(precision="int8", keep_float=("second",))
+    done = run_passes(Artifact("onnx", model), [("tensorrt", config)], Context(feeds, feeds))
+    stored = {each.name: numpy_helper.to_array(each) for each in done.payload.graph.initializer}
+    (kept,) = (node for node in done.payload.graph.node if node.name == "second")
+    np.testing.assert_array_equal(stored[kept.input[1]], weight)
+    assert done.history[-1].numbers["operators"] == {"int8": {"MatMul": 1}, "float": {"MatMul": 1}}
+
+
+def test_layers_that_read_infinities_alone_are_told():
+    model = graph(
+        "net (float[n,2] x) => (float y) <float[2,2] w = {1,2,3,4}> { l = Log(x) y = MatMul(l, w) }"
+    )
+    feeds = tuple({"x": np.zeros((2, 2), np.float32)} for _ in range(2))
+    with pytest.raises(PassError, match="infinities or NaN"):
+        PASSES["tensorrt"].run(
+            Artifact("onnx", model), TensorRtConfig(precision="int8"), Context(feeds, feeds)
+        )
+
+
+def test_onnx_runtime_is_not_asked_for_fp8_from_a_file():
+    with pytest.raises(PassError, match="drops a Relu before FP8"):
+        get_engine("ort").load(made("residual", precision="fp8"), threads=1)
 
 
 def test_a_residual_sum_reads_the_integers_of_the_branch_that_has_them():

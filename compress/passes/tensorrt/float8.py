@@ -20,7 +20,7 @@ __all__ = ["OLDEST_OPSET", "in_float8"]
 
 OLDEST_OPSET = 19  # of Q/DQ with float8
 LARGEST = 448.0
-INT8_STEPS = 127.5  # in which the library writes half a symmetric range
+INT8_STEPS = 127.0  # in which the library writes half a symmetric range
 
 
 def in_float8(quantized: ModelProto, before: ModelProto) -> ModelProto:
@@ -31,7 +31,7 @@ def in_float8(quantized: ModelProto, before: ModelProto) -> ModelProto:
         before: the same graph in floats, its nodes named as there; weights are rounded from its.
 
     Raises:
-        PassError: the graph's opset is older than FP8.
+        PassError: the graph's opset is older than FP8, or nothing in it became int8.
     """
     opset = next((o.version for o in quantized.opset_import if o.domain in ("", "ai.onnx")), 1)
     if opset < OLDEST_OPSET:
@@ -45,6 +45,8 @@ def in_float8(quantized: ModelProto, before: ModelProto) -> ModelProto:
         for node in changed.graph.node
         if node.op_type in BORDERS and node.output[0] not in known
     ]
+    if not borders:
+        raise PassError("Nothing to bring to FP8: what layers read is quantized already.")
     scales = {node.input[1] for node in borders}
     for name in scales:
         scale = numpy_helper.to_array(stored[name])

@@ -40,17 +40,7 @@ def lint(model: ModelProto) -> list[Finding]:
         inferred = shape_inference.infer_shapes(model)
     except shape_inference.InferenceError:  # types that are not known are not objected to
         inferred = model
-    dtypes, shapes = {}, {}
-    for graph in all_graphs(inferred.graph):
-        for each in (*graph.input, *graph.value_info, *graph.output):
-            tensor = each.type.tensor_type
-            dtypes[each.name] = tensor.elem_type
-            shapes[each.name] = tuple(
-                dim.dim_value if dim.HasField("dim_value") else None for dim in tensor.shape.dim
-            )
-        for stored in graph.initializer:
-            dtypes[stored.name] = stored.data_type
-            shapes[stored.name] = tuple(stored.dims)
+    dtypes, shapes = _types(inferred)
     opset = next((each.version for each in model.opset_import if each.domain in ("", "ai.onnx")), 1)
     constants = Constants(model.graph, opset=opset, ir_version=model.ir_version)
     inputs = frozenset(each.name for each in model.graph.input)
@@ -62,6 +52,28 @@ def lint(model: ModelProto) -> list[Finding]:
             name = node.name or next(iter(node.output), "")
             findings.append(Finding(name, node.op_type, **asdict(objection)))
     return findings
+
+
+def _types(model: ModelProto) -> tuple[dict[str, int], dict[str, tuple[int | None, ...]]]:
+    """Return element types and shapes by name; a name that graphs inside others share has none."""
+    dtypes: dict[str, int] = {}
+    shapes: dict[str, tuple[int | None, ...]] = {}
+    shared = set()
+    for graph in all_graphs(model.graph):
+        own: dict[str, tuple[int | None, ...]] = {}
+        for each in (*graph.input, *graph.value_info, *graph.output):
+            tensor = each.type.tensor_type
+            dtypes[each.name] = tensor.elem_type
+            if tensor.HasField("shape"):
+                own[each.name] = tuple(
+                    dim.dim_value if dim.HasField("dim_value") else None for dim in tensor.shape.dim
+                )
+        for stored in graph.initializer:
+            dtypes[stored.name] = stored.data_type
+            own[stored.name] = tuple(stored.dims)
+        shared |= {name for name, shape in own.items() if shapes.get(name, shape) != shape}
+        shapes |= own
+    return dtypes, {name: shape for name, shape in shapes.items() if name not in shared}
 
 
 def _nodes(graph: GraphProto, constants: Constants) -> Iterator[tuple[NodeProto, Constants]]:

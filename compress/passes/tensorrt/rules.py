@@ -309,10 +309,10 @@ def _branches(look: Look) -> Objection | None:
         return None
     graphs = [look.attributes[key] for key in ("then_branch", "else_branch")]
     for pair in zip(*(graph.output for graph in graphs), strict=False):
-        ranks = {len(look.shapes.get(each.name, ())) for each in pair} - {0}  # 0: not known
+        ranks = {len(look.shapes[each.name]) for each in pair if each.name in look.shapes}
         if len(ranks) > 1:
             return Objection(
-                f"its branches give {pair[0].name} with {min(ranks)} axes, and with {max(ranks)}",
+                f"its branches give {pair[0].name} {min(ranks)} and {max(ranks)} axes",
                 "fix the sizes that the condition rests on, so that it can be folded",
                 stage="builder",
             )
