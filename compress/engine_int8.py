@@ -227,7 +227,7 @@ class _Search:
 
     def try_ranges(self) -> None:
         """Judge the ways to end ranges, the best SQNR first, until one is within the budget."""
-        made = []
+        made: list[tuple[Int8Config, Artifact]] = []
         for method in METHODS:
             if made and self._is_late():
                 self.was_cut = True
