@@ -122,13 +122,14 @@ def export(
         return
     if engine != "trt":
         raise UsageError(f"--engine {engine}: only trt has engines that are built beforehand.")
-    trt = {"engine", "precision", "device", "profile", "keep_float"}
-    if precision in ("fp8", "int8"):
-        trt |= {"ranges", "max_drop", "min_sqnr", "samples", "evaluation"}
-    common.refuse_others(context, {*COMMON, *FEEDS, *trt}, "--engine trt")
     from aigc_compress.building import PRECISIONS, EngineOptions, parse_profiles
     from aigc_compress.passes.quantize.config import RangeMethod
+    from aigc_compress.passes.tensorrt import QUANTIZED
 
+    trt = {"engine", "precision", "device", "profile", "keep_float"}
+    if precision in QUANTIZED:
+        trt |= {"ranges", "max_drop", "min_sqnr", "samples", "evaluation"}
+    common.refuse_others(context, {*COMMON, *FEEDS, *trt}, "--engine trt")
     precision = precision or "fp16"
     if precision not in PRECISIONS:
         raise UsageError(f"--precision must be one of {', '.join(PRECISIONS)}, not {precision}.")
@@ -204,6 +205,7 @@ def _add_to_repository(
 
 def _build_engine(model: str, target: Path, options: Any, json: bool) -> None:
     from aigc_compress.building import build
+    from aigc_compress.passes.tensorrt import QUANTIZED
 
     with progress(f"export {model}") as on_step:
         built = build(model, options, target, on_step=on_step)
@@ -214,7 +216,7 @@ def _build_engine(model: str, target: Path, options: Any, json: bool) -> None:
     for note in built.notes:
         say(f"Note: {note}")
     operators, precision = card["operators"], card["precision"]
-    for kind in (precision, "float") if precision in ("fp8", "int8") else ():
+    for kind in (precision, "float") if precision in QUANTIZED else ():
         told = ", ".join(f"{count} {op}" for op, count in operators[kind].items())
         if told:
             say(f"{'Not in' if kind == 'float' else 'In'} {precision}: {told}.")

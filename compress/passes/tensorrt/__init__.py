@@ -1,7 +1,7 @@
 """TensorRT: which graphs it takes, and how one becomes such a graph."""
 
 from .float8 import OLDEST_OPSET
-from .legal import LAYERS, PRECISIONS, Precision, TensorRtConfig, TensorRtPass
+from .legal import LAYERS, PRECISIONS, QUANTIZED, Precision, TensorRtConfig, TensorRtPass
 from .linter import Finding, lint
 from .sparse import sparse_layers
 
@@ -9,6 +9,7 @@ __all__ = [
     "LAYERS",
     "OLDEST_OPSET",
     "PRECISIONS",
+    "QUANTIZED",
     "Finding",
     "Precision",
     "TensorRtConfig",

@@ -24,10 +24,11 @@ from ..quantize.config import RangeMethod
 from .float8 import in_float8
 from .linter import lint
 
-__all__ = ["LAYERS", "PRECISIONS", "Precision", "TensorRtConfig", "TensorRtPass"]
+__all__ = ["LAYERS", "PRECISIONS", "QUANTIZED", "Precision", "TensorRtConfig", "TensorRtPass"]
 
 Precision = Literal["fp32", "fp16", "fp8", "int8"]
 PRECISIONS: tuple[Precision, ...] = get_args(Precision)
+QUANTIZED: tuple[Precision, ...] = ("fp8", "int8")
 LAYERS = ("Conv", "ConvTranspose", "Gemm", "MatMul")
 
 
@@ -47,7 +48,7 @@ class TensorRtConfig(BaseModel):
     @property
     def is_quantized(self) -> bool:
         """Whether layers compute in 8 bits, which needs calibration."""
-        return self.precision in ("fp8", "int8")
+        return self.precision in QUANTIZED
 
 
 class TensorRtPass:
